@@ -1,0 +1,1 @@
+"""Plain values: canonical bytes, digests, Merkle trees, signed notes. No torch, network, files or clock."""

@@ -1,0 +1,195 @@
+"""The claim: the portable evidence of one run, a folder.
+
+    claim.json                      canonical JSON: {"format": "polchain-claim/v1", "files": [{path, size, digest}...]}
+    entries.jsonl                   the log: one entry a line, each line ended by a newline
+    heads/last.note                 the signed head over all of it
+    recipe/<path>                   the recipe's files
+    manifests/<state>.json          rows of the states that the log commits to
+    checkpoints/<state>.safetensors tensors of the disclosed states
+
+`claim.json` lists every other file, sorted by path. Reading takes nothing at its word: each count and size has a
+limit, links are refused, a path must stay inside, a file that is not listed is refused, and each file's digest is
+compared before anything looks inside. Nothing is executed and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from polchain.core.digest import Digest, blake3
+from polchain.core.encoding import Fields, decode, encode
+from polchain.core.entries import ENTRY_LIMIT, FileRef
+from polchain.core.manifest import MANIFEST_LIMIT, Manifest
+from polchain.errors import FormatError, ManifestError, MissingFileError
+
+__all__ = ["Claim", "hash_file", "list_files", "write_listing"]
+
+FORMAT = "polchain-claim/v1"
+LISTING = "claim.json"
+ENTRIES = "entries.jsonl"
+HEAD = "heads/last.note"
+
+LISTING_LIMIT = 256 * 1024 * 1024
+ENTRIES_LIMIT = 4 * 1024**3
+HEAD_LIMIT = 65_536
+RECIPE_LIMIT = 256 * 1024
+MAX_FILES = 1_000_000
+MAX_ENTRIES = 16_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim as it was read: every listed file is there, is the listed one, and nothing else is.
+
+    What its contents mean is `verifier.integrity`'s to say.
+    """
+
+    path: Path
+    files: Mapping[str, FileRef]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Claim:
+        """Read a claim folder.
+
+        Raises:
+            MissingFileError: the folder, `claim.json` or a listed file is not there.
+            FormatError: over a limit, an unsafe path, a link, an unlisted file, or a file that is not the listed one.
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise MissingFileError(f"no claim at {root}", hint="a claim is the folder that `polchain export` writes")
+        listing = Fields(decode(_read(root, LISTING, LISTING_LIMIT), limit=LISTING_LIMIT, what=LISTING), LISTING)
+        if listing.str("format") != FORMAT:
+            raise FormatError(f"{LISTING}: the format is not {FORMAT}")
+        refs = [FileRef.parse(item, LISTING) for item in listing.list("files", max_items=MAX_FILES)]
+        listing.done()
+        paths = [ref.path for ref in refs]
+        if paths != sorted(set(paths)) or LISTING in paths:
+            raise FormatError(f"{LISTING}: the files are not sorted, or one is listed twice")
+        _refuse_unlisted(root, set(paths))
+        for ref in refs:
+            _check_file(root, ref)
+        return cls(root, MappingProxyType({ref.path: ref for ref in refs}))
+
+    def entries(self) -> Iterator[bytes]:
+        """The log's entries, in order, as bytes."""
+        data = _read(self.path, ENTRIES, ENTRIES_LIMIT)
+        if not data.endswith(b"\n"):
+            raise FormatError(f"{ENTRIES}: the last line is not ended")
+        count = data.count(b"\n")
+        if count > MAX_ENTRIES:
+            raise FormatError(f"{ENTRIES}: more than {MAX_ENTRIES} entries")
+        start = 0
+        for number in range(count):
+            end = data.index(b"\n", start)
+            if end - start > ENTRY_LIMIT:
+                raise FormatError(f"{ENTRIES}: entry {number} is over {ENTRY_LIMIT} bytes")
+            yield data[start:end]
+            start = end + 1
+
+    def head(self) -> bytes:
+        """The last signed head, as bytes."""
+        return _read(self.path, HEAD, HEAD_LIMIT)
+
+    def recipe(self) -> dict[str, bytes]:
+        """The recipe's files by relative path.
+
+        Raises:
+            FormatError: together over 256 KiB.
+        """
+        names = [name for name in self.files if name.startswith("recipe/")]
+        if sum(self.files[name].size for name in names) > RECIPE_LIMIT:
+            raise FormatError(f"the recipe is over {RECIPE_LIMIT} bytes", hint="a recipe is text: data belongs in the dataset")
+        return {name.removeprefix("recipe/"): _read(self.path, name, RECIPE_LIMIT) for name in names}
+
+    def manifest(self, state: Digest) -> Manifest | None:
+        """The manifest of a state, or None where it is not disclosed.
+
+        Raises:
+            FormatError, ManifestError: malformed, or of another state.
+        """
+        name = manifest_name(state)
+        if name not in self.files:
+            return None
+        manifest = Manifest.decode(_read(self.path, name, MANIFEST_LIMIT))
+        if manifest.state() != state:
+            raise ManifestError(f"{name} is the manifest of another state")
+        return manifest
+
+    def checkpoint(self, state: Digest) -> Path | None:
+        """The file with a state's tensors, or None where it is not disclosed."""
+        name = checkpoint_name(state)
+        return self.path / name if name in self.files else None
+
+
+def manifest_name(state: Digest) -> str:
+    """Where a claim or a run keeps the manifest of a state."""
+    return f"manifests/{state.hex}.json"
+
+
+def checkpoint_name(state: Digest) -> str:
+    """Where a claim or a run keeps the tensors of a state."""
+    return f"checkpoints/{state.hex}.safetensors"
+
+
+def hash_file(path: Path) -> Digest:
+    """BLAKE3 of a file's bytes, as `b3sum` prints it."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return blake3(b"")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view, memoryview(view) as data:
+            return blake3(data)
+
+
+def list_files(root: Path) -> tuple[FileRef, ...]:
+    """Every file of a claim folder but `claim.json`, sorted by path, hashed."""
+    found = (path for path in root.rglob("*") if path.is_file() and path != root / LISTING)
+    refs = [FileRef(p.relative_to(root).as_posix(), p.stat().st_size, hash_file(p)) for p in found]
+    return tuple(sorted(refs, key=lambda ref: ref.path))
+
+
+def write_listing(root: Path) -> None:
+    """Write `claim.json` for the files that are in the folder now."""
+    files = [ref.to_json() for ref in list_files(root)]
+    (root / LISTING).write_bytes(encode({"format": FORMAT, "files": files}))
+
+
+def _read(root: Path, name: str, limit: int) -> bytes:
+    try:
+        descriptor = os.open(root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise MissingFileError(f"{name} is not in the claim, or cannot be read", hint="ask the prover for it") from error
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FormatError(f"{name} is not a plain file")
+        if size > limit:
+            raise FormatError(f"{name} is {size} bytes, over the limit of {limit}")
+        return file.read(limit + 1)[: limit + 1]
+
+
+def _refuse_unlisted(root: Path, listed: set[str]) -> None:
+    folders = {parent.as_posix() for path in listed for parent in Path(path).parents}
+    for folder, subfolders, files in os.walk(root, followlinks=False):
+        here = Path(folder).relative_to(root)
+        for name in (*subfolders, *files):
+            path = (here / name).as_posix()
+            if (Path(folder) / name).is_symlink():
+                raise FormatError(f"{path} is a link", hint="a claim holds plain files only")
+            known = path in folders if name in subfolders else path in listed or path == LISTING
+            if not known:
+                raise FormatError(f"{path} is in the claim's folder, but {LISTING} does not list it")
+
+
+def _check_file(root: Path, ref: FileRef) -> None:
+    path = root / ref.path
+    if not path.is_file():
+        raise MissingFileError(f"{ref.path} is listed in {LISTING}, but is not there", hint="ask the prover for it")
+    if path.stat().st_size != ref.size or hash_file(path) != ref.digest:
+        raise FormatError(f"{ref.path} is not the file that {LISTING} lists: it was changed or damaged")

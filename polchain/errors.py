@@ -1,0 +1,174 @@
+"""What can go wrong, and what the caller can do about it.
+
+    PolchainError
+    ├── UsageError              2  the command or the call was wrong
+    │   ├── RecipeError            the recipe does something that cannot be recorded or replayed
+    │   └── PolicyError            the policy cannot be read, or contradicts itself
+    ├── EvidenceError           1  what was shown is false or damaged
+    │   ├── FormatError            bytes that are not canonical, not of the format, or over a limit
+    │   ├── InclusionError         a leaf is not where the proof says
+    │   ├── ConsistencyError       one tree does not extend the other
+    │   ├── SignatureError         a signature does not verify, or the key is unsafe
+    │   ├── KeyMismatchError       signed by another key than the one expected
+    │   ├── ChainError             entries out of order, or not linked
+    │   ├── ManifestError          tensors, manifest and entry disagree
+    │   ├── ConflictError          another digest is already committed at that step
+    │   └── RolledBackError        the ledger is older than a head it has signed
+    ├── UnavailableError        4  evidence or a service is missing
+    │   ├── MissingFileError       a listed file is not there
+    │   ├── DatasetError           the data is missing, or is not the data that was committed
+    │   ├── CheckpointMissingError a state that is needed was not kept or not disclosed
+    │   ├── RecipeChangedError     the run was started with another recipe
+    │   ├── NotReproducedError     this machine does not reproduce what the run recorded
+    │   ├── WorkerError            the process that replays died, stalled or talked nonsense
+    │   ├── KeyUnavailableError    no key, no passphrase, or the wrong one
+    │   ├── StorageError           the disk refused
+    │   └── RunLockedError         another process is writing to this run
+    └── (anything else)         70 a bug in polchain
+
+The number is the exit code of the command line; a subclass has its parent's.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "ChainError",
+    "CheckpointMissingError",
+    "ConflictError",
+    "ConsistencyError",
+    "DatasetError",
+    "EvidenceError",
+    "FormatError",
+    "InclusionError",
+    "KeyMismatchError",
+    "KeyUnavailableError",
+    "ManifestError",
+    "MissingFileError",
+    "NotReproducedError",
+    "PolchainError",
+    "PolicyError",
+    "RecipeChangedError",
+    "RecipeError",
+    "RolledBackError",
+    "RunLockedError",
+    "SignatureError",
+    "StorageError",
+    "UnavailableError",
+    "UsageError",
+    "WorkerError",
+]
+
+
+class PolchainError(Exception):
+    """Base of every error that polchain raises on purpose.
+
+    Attributes:
+        hint: what the caller can do about it, one sentence, possibly empty.
+        exit_code: what the command line exits with.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(PolchainError):
+    """The command or the call was wrong."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class RecipeError(UsageError):
+    """The recipe does something that cannot be recorded or replayed."""
+
+
+class PolicyError(UsageError):
+    """The policy cannot be read, or contradicts itself."""
+
+
+class EvidenceError(PolchainError):
+    """What was shown is false or damaged."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class FormatError(EvidenceError):
+    """Bytes that are not canonical, not of the format, or over a limit."""
+
+
+class InclusionError(EvidenceError):
+    """A leaf is not where the proof says."""
+
+
+class ConsistencyError(EvidenceError):
+    """One tree does not extend the other."""
+
+
+class SignatureError(EvidenceError):
+    """A signature does not verify, or the key is unsafe."""
+
+
+class KeyMismatchError(EvidenceError):
+    """Signed by another key than the one expected."""
+
+
+class ChainError(EvidenceError):
+    """Entries out of order, or not linked."""
+
+
+class ManifestError(EvidenceError):
+    """Tensors, manifest and entry disagree."""
+
+
+class ConflictError(EvidenceError):
+    """Another digest is already committed at that step."""
+
+
+class RolledBackError(EvidenceError):
+    """The ledger is older than a head it has signed."""
+
+
+class UnavailableError(PolchainError):
+    """Evidence or a service is missing."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class MissingFileError(UnavailableError):
+    """A listed file is not there."""
+
+
+class DatasetError(UnavailableError):
+    """The data is missing, or is not the data that was committed."""
+
+
+class CheckpointMissingError(UnavailableError):
+    """A state that is needed was not kept or not disclosed."""
+
+
+class RecipeChangedError(UnavailableError):
+    """The run was started with another recipe."""
+
+
+class NotReproducedError(UnavailableError):
+    """This machine does not reproduce what the run recorded."""
+
+
+class WorkerError(UnavailableError):
+    """The process that replays died, stalled or talked nonsense."""
+
+
+class KeyUnavailableError(UnavailableError):
+    """No key, no passphrase, or the wrong one."""
+
+
+class StorageError(UnavailableError):
+    """The disk refused."""
+
+
+class RunLockedError(UnavailableError):
+    """Another process is writing to this run."""

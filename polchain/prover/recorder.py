@@ -1,0 +1,306 @@
+"""The recorder: what a prover's session does with its seed, its state and its checkpoints.
+
+    snapshot -> hash -> store (durable) -> append (durable, signed) -> acknowledged
+
+A run that exists is resumed: the last state that was kept is put back, and every entry after it must come out the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from polchain.core import merkle
+from polchain.core.entries import (
+    CheckpointEntry,
+    Final,
+    Genesis,
+    Start,
+    chain_base,
+    encode_entry,
+    extend_chain,
+    leaf_data,
+    parse_entry,
+)
+from polchain.core.manifest import Snapshot, check_manifest
+from polchain.errors import (
+    CheckpointMissingError,
+    DatasetError,
+    NotReproducedError,
+    RecipeChangedError,
+    UsageError,
+)
+from polchain.prover.program import find_program
+from polchain.prover.selfcheck import SelfCheck
+from polchain.prover.settings import RunSettings
+from polchain.storage.checkpoints import CheckpointStore, write_durably
+from polchain.storage.keyfile import PassphraseSource, read_key
+from polchain.storage.ledger import DATABASE, Ledger
+from polchain.training.dataset import Commitment, MapDataset, data_dir
+from polchain.training.distance import update_size
+from polchain.training.fingerprint import differences, fingerprint
+from polchain.training.randomness import BatchOrder, batch_digest, run_seed
+from polchain.training.session import Options, Session, Stretch
+from polchain.training.snapshot import take
+
+__all__ = ["Recorder", "SeedOnly", "seed_of"]
+
+log = logging.getLogger("polchain")
+
+
+class Recorder:
+    """The host of a session that is recorded (see `session.Host`)."""
+
+    witnesses = False
+
+    def __init__(self, folder: Path, *, stop_at_genesis: bool = False) -> None:
+        self.folder = folder.resolve()
+        self.stop_at_genesis = stop_at_genesis
+        self.store = CheckpointStore(self.folder)
+        self.ledger: Ledger | None = None
+        self._pending: list[CheckpointEntry] = []
+        self._check: SelfCheck | None = None
+
+    def begin(self, options: Options) -> tuple[bytes, MapDataset]:
+        """Start or find the run: its genesis must be the one that this script would write."""
+        self.program = find_program(options.files)
+        try:
+            dataset = options.dataset()
+            commitment = Commitment.of(dataset)
+        except OSError as error:
+            raise DatasetError(
+                f"the data cannot be read: {error}", hint="say where it is with --data FOLDER or POLCHAIN_DATA"
+            ) from error
+        settings = RunSettings.read(self.folder)
+        key = read_key(settings.key_file, PassphraseSource.from_environment())
+        if not (self.folder / DATABASE).exists():
+            genesis = Genesis(
+                run_id=secrets.token_bytes(16),
+                key=key.public,
+                recipe=self.program.ref,
+                dataset=commitment.ref(),
+                configuration=options.configuration,
+            )
+            self._write_recipe()
+            self.ledger = Ledger.create(self.folder, genesis, key)
+            settings.write(self.folder)
+        else:
+            self.ledger = Ledger(self.folder, key)
+        self._check_same(commitment, options)
+        # Drawn once, before `start` publishes it, so that a crash in between changes nothing.
+        if self.ledger.note("seed") is None:
+            self.ledger.set_note("seed", secrets.token_hex(32))
+        if self.stop_at_genesis:
+            self._stop()
+        self.seed = seed_of(self.ledger)
+        self.order = BatchOrder(self.seed, len(dataset), options.configuration.batch_size)
+        return self.seed, dataset
+
+    def attached(self, session: Session) -> Stretch:
+        """Record step 0, or put back the last state that was kept."""
+        assert self.ledger is not None
+        steps = session.configuration.steps
+        here = fingerprint(session.state.device().type, session.configuration.precision)
+        log_entries = [parse_entry(data) for data in self.ledger.entries()]
+        start = next((e for e in log_entries if isinstance(e, Start)), None)
+        if start is None:
+            value = bytes.fromhex(self.ledger.note("seed") or "")
+            start = Start(self.ledger.root, "prover", value, here)
+            self.ledger.append(start)
+        elif differences(start.fingerprint, here):
+            raise NotReproducedError(
+                "the run was started with another setting: " + "; ".join(differences(start.fingerprint, here)),
+                hint=f"export OMP_NUM_THREADS={start.fingerprint.get('threads')} and use the same machine and versions",
+            )
+        self._check = SelfCheck(self.program, start.fingerprint, data_dir(), self.seed, self.ledger)
+        committed = [e for e in log_entries if isinstance(e, CheckpointEntry)]
+        if not committed:
+            snapshot = take(session.state)
+            self.store.put(snapshot)
+            self._tail = self._entry(0, snapshot, None, None, chain_base(self.ledger.genesis))
+            self.ledger.append(self._tail)
+            self._last = snapshot
+            return Stretch(0, steps)
+        at = self._last_kept(committed)
+        snapshot = self.store.get(committed[at].state)
+        session.rewind(snapshot, committed[at].step)
+        check_manifest(take(session.state).manifest, committed[at].roots)
+        self._tail, self._pending = committed[at], committed[at + 1 :]
+        self._last = snapshot
+        log.info("resuming at step %d", committed[at].step)
+        return Stretch(committed[at].step, max(steps, committed[at].step))
+
+    def indices(self, step: int) -> Sequence[int]:
+        """The dataset indices of a step."""
+        return self.order.indices(step)
+
+    def sample(self, index: int, encoding: bytes) -> None:
+        """Samples are not kept."""
+
+    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
+        """Keep the state, then append its entry; entries that exist must come out the same."""
+        assert self.ledger is not None
+        before = self._tail
+        entry = self._entry(step, snapshot, before, loss, before.chain.value)
+        if self._pending:
+            expected = self._pending.pop(0)
+            if encode_entry(entry) != encode_entry(expected):
+                raise NotReproducedError(
+                    f"training again from the last kept state does not give the entry of step {step} that was signed",
+                    hint="restore the missing checkpoints; or end this run here and start a new one",
+                )
+            self.store.put(snapshot)
+        else:
+            self.store.put(snapshot)
+            self.ledger.append(entry)
+        if self._check is not None:
+            self._check.segment(before, entry, self._last, snapshot, self.order)
+        self._tail, self._last = entry, snapshot
+
+    def finished(self) -> None:
+        """Append the final entry, once."""
+        assert self.ledger is not None
+        last = self.ledger.entry(self.ledger.size - 1)
+        if isinstance(last, CheckpointEntry):
+            self.ledger.append(Final(self.ledger.root, last.step, last.roots, last.chain))
+
+    def close(self, failed: bool) -> None:
+        """Give the ledger back."""
+        if self._check is not None:
+            self._check.close()
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def _entry(
+        self, step: int, snapshot: Snapshot, before: CheckpointEntry | None, loss: float | None, chain: bytes
+    ) -> CheckpointEntry:
+        assert self.ledger is not None
+        prev = self._pending[0].prev if self._pending else self.ledger.root
+        roots = snapshot.manifest.roots()
+        state = snapshot.manifest.state()
+        first = before.step if before is not None else 0
+        return CheckpointEntry(
+            prev=prev,
+            step=step,
+            roots=roots,
+            chain=extend_chain(chain, state),
+            batches=batch_digest(list(self.order.batches(first, step))),
+            update=update_size(self._last, snapshot) if before is not None else None,
+            loss=loss,
+        )
+
+    def _last_kept(self, committed: Sequence[CheckpointEntry]) -> int:
+        for index in range(len(committed) - 1, -1, -1):
+            if self.store.has(committed[index].state):
+                return index
+        raise CheckpointMissingError(
+            "none of the run's checkpoints is there to go on from", hint=f"restore {self.folder / 'checkpoints'}"
+        )
+
+    def _check_same(self, commitment: Commitment, options: Options) -> None:
+        assert self.ledger is not None
+        genesis = self.ledger.genesis
+        if genesis.recipe is None or genesis.dataset is None:
+            raise UsageError(f"the run at {self.folder} is a foreign one", hint="record into another folder")
+        if genesis.recipe.program() != self.program.ref.program():
+            raise RecipeChangedError(
+                f"the run at {self.folder} was started with another recipe: {_what_changed(genesis, self.program.ref)}",
+                hint="put the recipe back as it was, or record into another folder",
+            )
+        if genesis.configuration != options.configuration:
+            raise RecipeChangedError(
+                f"the run at {self.folder} was started with another configuration",
+                hint="steps, batch_size, every and precision are those of the genesis",
+            )
+        if genesis.dataset != commitment.ref():
+            raise DatasetError(
+                "the data is not the data that the run committed to",
+                hint="point POLCHAIN_DATA at the same data, or record into another folder",
+            )
+
+    def _write_recipe(self) -> None:
+        for name, text in self.program.files.items():
+            write_durably(self.folder / "recipe" / name, text)
+
+    def _stop(self) -> NoReturn:
+        self.close(failed=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+class SeedOnly:
+    """The host of `record(enabled=False)`: the same seed and order, nothing written."""
+
+    witnesses = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, options: Options) -> tuple[bytes, MapDataset]:
+        """The seed of the run in the folder, else a fresh one."""
+        self.seed = secrets.token_bytes(32)
+        if (self.folder / DATABASE).exists():
+            with Ledger(self.folder) as ledger:
+                self.seed = seed_of(ledger)
+        dataset = options.dataset()
+        self.order = BatchOrder(self.seed, len(dataset), options.configuration.batch_size)
+        return self.seed, dataset
+
+    def attached(self, session: Session) -> Stretch:
+        """All steps."""
+        return Stretch(0, session.configuration.steps)
+
+    def indices(self, step: int) -> Sequence[int]:
+        """The dataset indices of a step."""
+        return self.order.indices(step)
+
+    def sample(self, index: int, encoding: bytes) -> None:
+        """Samples are not kept."""
+
+    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
+        """Nothing is written."""
+
+    def finished(self) -> None:
+        """Nothing is written."""
+
+    def close(self, failed: bool) -> None:
+        """Nothing is open."""
+
+
+def seed_of(ledger: Ledger) -> bytes:
+    """A run's seed: from its `start` entry, or from the value drawn for it.
+
+    Raises:
+        UsageError: the run has no seed yet.
+    """
+    leaf = merkle.leaf_hash(leaf_data(encode_entry(ledger.genesis)))
+    for data in ledger.entries(1):
+        entry = parse_entry(data)
+        if isinstance(entry, Start):
+            return run_seed(entry.value, leaf, entry.source)
+        break
+    value = ledger.note("seed")
+    if value is None:
+        raise UsageError("the run has no seed yet", hint="run its script once")
+    return run_seed(bytes.fromhex(value), leaf, "prover")
+
+
+def _what_changed(genesis: Genesis, now: object) -> str:
+    from polchain.core.entries import RecipeRef
+
+    assert isinstance(now, RecipeRef)
+    assert genesis.recipe is not None
+    then = {ref.path: ref.digest for ref in genesis.recipe.files}
+    current = {ref.path: ref.digest for ref in now.files}
+    changed = sorted(path for path in then.keys() | current.keys() if then.get(path) != current.get(path))
+    if changed:
+        return ", ".join(changed[:3])
+    if genesis.recipe.arguments != now.arguments:
+        return f"arguments {' '.join(genesis.recipe.arguments) or '(none)'}, now {' '.join(now.arguments) or '(none)'}"
+    return "another entry point"

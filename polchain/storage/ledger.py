@@ -1,0 +1,331 @@
+"""The run's ledger: a SQLite file, its signed head beside it.
+
+    ledger.db    entries(number, data)   heads(size, note)   sidecar(number, committed_at)   notes(name, value)
+    head.note    the last head, renamed into place after each append
+    lock         held by the one process that writes
+
+An append is one transaction (WAL, synchronous=FULL): the entry goes in, is read back, the head over it is signed and
+goes in beside it. Only when it is durable does `head.note` follow. So a crash leaves a head.note that is at most behind,
+which the next writer mends; one that is *ahead* means that the database was put back to an older state, and is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import sqlite_utils
+
+from polchain.core.digest import Digest
+from polchain.core.entries import Entry, Genesis, encode_entry, leaf_data, parse_entry
+from polchain.core.merkle import Frontier, leaf_hash
+from polchain.core.note import PrivateKey, TreeHead, open_head, origin_of, sign_head
+from polchain.errors import (
+    ChainError,
+    FormatError,
+    KeyMismatchError,
+    MissingFileError,
+    RolledBackError,
+    RunLockedError,
+    StorageError,
+    UsageError,
+)
+
+__all__ = ["Ledger", "find_run"]
+
+DATABASE = "ledger.db"
+HEAD = "head.note"
+LOCK = "lock"
+SETTINGS = "polchain.toml"
+
+
+class Ledger:
+    """A run's log. Opened to read, or, with the run's private key, to write."""
+
+    def __init__(self, folder: Path, key: PrivateKey | None = None) -> None:
+        """Open an existing ledger; with a key, lock the run for writing and mend a head.note that is behind.
+
+        Raises:
+            MissingFileError: there is no run in the folder.
+            RunLockedError: another process is writing to it.
+            KeyMismatchError: the key is not the run's.
+            RolledBackError: the ledger is older than its head.note.
+            FormatError, ChainError: the ledger is damaged.
+        """
+        self.folder = folder
+        if not (folder / DATABASE).exists():
+            raise MissingFileError(f"no run at {folder}", hint="`polchain init RUN` makes one")
+        self.key = key
+        self._lock = _lock(folder) if key is not None else None
+        self.frontier = Frontier()
+        try:
+            self.db = _open(folder / DATABASE)
+            self.genesis = self._read_genesis()
+            self._load()
+            if key is not None:
+                if key.public != self.genesis.key:
+                    raise KeyMismatchError(
+                        f"the run at {folder} belongs to {self.genesis.key}, the key given is {key.public}",
+                        hint="give the key that the run was started with: --key-file",
+                    )
+                self._mend_head(key)
+        except sqlite3.Error as error:
+            self._unlock()
+            raise FormatError(f"{folder / DATABASE} cannot be read: {error}") from error
+        except BaseException:
+            self._unlock()
+            raise
+
+    @classmethod
+    def create(cls, folder: Path, genesis: Genesis, key: PrivateKey) -> Ledger:
+        """Make a run's ledger, with its genesis; returns it open for writing.
+
+        Raises:
+            UsageError: there is a run already.
+            StorageError: the disk refused.
+        """
+        if (folder / DATABASE).exists():
+            raise UsageError(f"there is a run at {folder} already", hint="choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+        partial = folder / f".{DATABASE}.{os.getpid()}.partial"
+        try:
+            db = _open(partial)
+            db["entries"].create({"number": int, "data": bytes}, pk="number")  # type: ignore[union-attr]
+            db["heads"].create({"size": int, "note": bytes}, pk="size")  # type: ignore[union-attr]
+            db["sidecar"].create({"number": int, "committed_at": float}, pk="number")  # type: ignore[union-attr]
+            db["notes"].create({"name": str, "value": str}, pk="name")  # type: ignore[union-attr]
+            data = encode_entry(genesis)
+            frontier = Frontier()
+            frontier.append(leaf_hash(leaf_data(data)))
+            note = sign_head(TreeHead(origin_of(genesis.key, genesis.run_id), 1, frontier.root()), key)
+            _insert(db, 0, data, note)
+            db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.close()
+            for leftover in (f"{partial}-wal", f"{partial}-shm"):
+                Path(leftover).unlink(missing_ok=True)
+            partial.rename(folder / DATABASE)
+        except (OSError, sqlite3.Error) as error:
+            partial.unlink(missing_ok=True)
+            raise StorageError(f"cannot make a run at {folder}: {error}") from error
+        finally:
+            os.close(lock)
+        return cls(folder, key)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database and give back the lock."""
+        self.db.close()
+        self._unlock()
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return self.frontier.size
+
+    @property
+    def root(self) -> Digest:
+        """The root of the tree over all entries: the `prev` of the next one."""
+        return Digest("sha256", self.frontier.root())
+
+    @property
+    def origin(self) -> str:
+        """Whose log this is, and of which run."""
+        return origin_of(self.genesis.key, self.genesis.run_id)
+
+    def append(self, entry: Entry) -> TreeHead:
+        """Append an entry and sign the head over it. Durable when this returns.
+
+        Raises:
+            ChainError: its `prev` is not the present root.
+            StorageError: the disk refused; nothing was appended.
+        """
+        if self.key is None:
+            raise UsageError("the ledger was opened to read")
+        if entry.prev != self.root:
+            raise ChainError("the entry does not follow the last one")
+        data = encode_entry(entry)
+        number = self.size
+        try:
+            with _transaction(self.db):
+                self.db.conn.execute("INSERT INTO entries VALUES (?, ?)", (number, data))
+                (stored,) = self.db.conn.execute("SELECT data FROM entries WHERE number = ?", (number,)).fetchone()
+                grown = self.frontier.copy()
+                grown.append(leaf_hash(leaf_data(stored)))
+                head = TreeHead(self.origin, grown.size, grown.root())
+                note = sign_head(head, self.key)
+                self.db.conn.execute("INSERT INTO heads VALUES (?, ?)", (head.size, note))
+                self.db.conn.execute("INSERT INTO sidecar VALUES (?, ?)", (number, time.time()))
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"the ledger refused an entry: {error}", hint="free some space, then go on") from error
+        self.frontier = grown
+        self._write_head(note)
+        return head
+
+    def entries(self, start: int = 0) -> Iterator[bytes]:
+        """The entries' bytes, in order."""
+        query = "SELECT data FROM entries WHERE number >= ? ORDER BY number"
+        for (data,) in self.db.conn.execute(query, (start,)):
+            yield data
+
+    def entry(self, number: int) -> Entry:
+        """One entry, parsed.
+
+        Raises:
+            MissingFileError: there is no entry with that number.
+        """
+        row = self.db.conn.execute("SELECT data FROM entries WHERE number = ?", (number,)).fetchone()
+        if row is None:
+            raise MissingFileError(f"the log has no entry {number}", hint=f"it has entries 0 to {self.size - 1}")
+        return parse_entry(row[0])
+
+    def head(self) -> bytes:
+        """The last signed head."""
+        (note,) = self.db.conn.execute("SELECT note FROM heads WHERE size = ?", (self.size,)).fetchone()
+        return bytes(note)
+
+    def times(self) -> dict[int, float]:
+        """When each entry was committed by this machine's clock, seconds since 1970. Signed by nobody."""
+        return dict(self.db.conn.execute("SELECT number, committed_at FROM sidecar"))
+
+    def note(self, name: str) -> str | None:
+        """A private note of the run's, such as the seed's value before `start` publishes it."""
+        row = self.db.conn.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_note(self, name: str, value: str) -> None:
+        """Keep a private note."""
+        with _transaction(self.db):
+            self.db.conn.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def check(self) -> None:
+        """Check the whole ledger: every entry links to the root before it, and every head signs its tree.
+
+        Raises:
+            ChainError, FormatError, SignatureError: which entry is wrong, and how.
+        """
+        frontier = Frontier()
+        notes = dict(self.db.conn.execute("SELECT size, note FROM heads"))
+        for number, data in enumerate(self.entries()):
+            entry = parse_entry(data)
+            if entry.prev.value != frontier.root():
+                raise ChainError(f"entry {number} does not follow the one before it")
+            frontier.append(leaf_hash(leaf_data(data)))
+            if number + 1 not in notes:
+                raise ChainError(f"no head of size {number + 1}")
+            head = open_head(notes[number + 1], self.origin, self.genesis.key)
+            if (head.size, head.root) != (frontier.size, frontier.root()):
+                raise ChainError(f"the head of size {number + 1} signs another tree")
+        if len(notes) != frontier.size:
+            raise ChainError("the ledger holds heads of entries that it does not hold")
+
+    def _read_genesis(self) -> Genesis:
+        row = self.db.conn.execute("SELECT data FROM entries WHERE number = 0").fetchone()
+        genesis = parse_entry(row[0]) if row else None
+        if not isinstance(genesis, Genesis):
+            raise ChainError(f"the log at {self.folder} does not begin with a genesis")
+        return genesis
+
+    def _load(self) -> None:
+        for number, (stored, data) in enumerate(self.db.conn.execute("SELECT number, data FROM entries ORDER BY number")):
+            if stored != number:
+                raise ChainError(f"entry {number} is missing from the ledger")
+            if not isinstance(data, bytes):
+                raise FormatError(f"entry {number} of the ledger is not bytes")
+            self.frontier.append(leaf_hash(leaf_data(data)))
+
+    def _mend_head(self, key: PrivateKey) -> None:
+        note = self.head()
+        path = self.folder / HEAD
+        published = path.read_bytes() if path.exists() else b""
+        if published == note:
+            return
+        if published:
+            head = open_head(published, self.origin, key.public)
+            earlier = self.db.conn.execute("SELECT note FROM heads WHERE size = ?", (head.size,)).fetchone()
+            if earlier is None or bytes(earlier[0]) != published:
+                raise RolledBackError(
+                    f"{HEAD} signs {head.size} entries which this ledger of {self.size} does not hold",
+                    hint="the ledger was put back to an older state: restore the newest copy; signing on would fork the log",
+                )
+        self._write_head(note)
+
+    def _write_head(self, note: bytes) -> None:
+        # Not synced: the database is the durable copy, and a note that is behind is mended.
+        partial = self.folder / f".{HEAD}.partial"
+        try:
+            partial.write_bytes(note)
+            partial.rename(self.folder / HEAD)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.folder / HEAD}: {error.strerror}") from error
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def find_run(argument: Path | None) -> Path:
+    """The run meant: the argument, `POLCHAIN_RUN`, or the nearest folder upwards with a `polchain.toml` and a ledger.
+
+    Raises:
+        UsageError: none of them.
+    """
+    if argument is not None:
+        return argument
+    if os.environ.get("POLCHAIN_RUN"):
+        return Path(os.environ["POLCHAIN_RUN"])
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / SETTINGS).exists() and (folder / DATABASE).exists():
+            return folder
+    raise UsageError("which run?", hint="name its folder, or set POLCHAIN_RUN")
+
+
+def _open(path: Path) -> sqlite_utils.Database:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return sqlite_utils.Database(connection)
+
+
+def _insert(db: sqlite_utils.Database, number: int, data: bytes, note: bytes) -> None:
+    with _transaction(db):
+        db.conn.execute("INSERT INTO entries VALUES (?, ?)", (number, data))
+        db.conn.execute("INSERT INTO heads VALUES (?, ?)", (number + 1, note))
+        db.conn.execute("INSERT INTO sidecar VALUES (?, ?)", (number, time.time()))
+
+
+@contextmanager
+def _transaction(db: sqlite_utils.Database) -> Iterator[None]:
+    db.conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        db.conn.execute("ROLLBACK")
+        raise
+    db.conn.execute("COMMIT")
+
+
+def _lock(folder: Path) -> int:
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(f"cannot write in {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise RunLockedError(f"another process is writing to {folder}", hint="wait for it to end, or stop it") from error
+    return descriptor

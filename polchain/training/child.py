@@ -1,0 +1,194 @@
+"""The process that replays: warm, recipe-free, forked afresh for each job.
+
+It imports torch once, builds one throw-away optimizer (the first costs a second), and waits. Each job arrives with a
+socket of its own; a fork runs the recipe by `runpy` as `__main__`, and `polchain.record` finds this module's host
+instead of a recorder. The fork answers on the job's socket and ends; nothing of it is left for the next job.
+
+    mode      answers                                                ends
+    dataset   draft (configuration), leaves                          in record()
+    initial   draft, initial (rows and bytes of step 0)              in attach()
+    replay    draft, opening (rows only), samples, closing, ...      at the last step
+
+Everything that it answers is a stranger's word to the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import runpy
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from polchain.core.encoding import JSON
+from polchain.core.manifest import Snapshot
+from polchain.errors import DatasetError, PolchainError
+from polchain.training.dataset import Commitment, MapDataset
+from polchain.training.fingerprint import fingerprint
+from polchain.training.session import Options, Session, Stretch
+from polchain.training.snapshot import take
+from polchain.training.wire import Message, receive, send, snapshot_of, state_message
+
+__all__ = ["current_host", "main"]
+
+_host: ChildHost | None = None
+
+
+def current_host() -> ChildHost | None:
+    """The host of this process where it replays for a verifier, else None."""
+    return _host
+
+
+class ChildHost:
+    """A session's host inside a replaying process (see `session.Host`)."""
+
+    def __init__(self, stream: socket.socket, job: Message) -> None:
+        self.stream = stream
+        fields = job.fields()
+        self.mode = fields.str("mode")
+        self.seed = bytes.fromhex(fields.str("seed"))
+        self.first = fields.int("first")
+        self.last = fields.int("last")
+        self.width = fields.int("width")
+        self.job = job
+        self.encodings: list[bytes] = []
+        flat = bytes(job.blobs[0]) if job.blobs else b""
+        self.order = struct.unpack(f"<{len(flat) // 8}Q", flat)
+
+    @property
+    def witnesses(self) -> bool:
+        return self.mode == "replay"
+
+    def begin(self, options: Options) -> tuple[bytes, MapDataset]:
+        send(self.stream, Message("draft", {"configuration": options.configuration.to_json()}))
+        try:
+            dataset = options.dataset()
+            if self.mode == "dataset":
+                leaves = Commitment.of(dataset).leaves
+                send(self.stream, Message("leaves", {}, [b"".join(leaves)]))
+                self.end()
+        except PolchainError:
+            raise
+        except Exception as error:
+            raise DatasetError(
+                f"the data cannot be read: {type(error).__name__}: {error}", hint="say where it is with --data FOLDER"
+            ) from error
+        return self.seed, dataset
+
+    def attached(self, session: Session) -> Stretch:
+        if self.mode == "initial":
+            send(self.stream, state_message("initial", take(session.state)))
+            self.end()
+        rows, buffers = snapshot_of(self.job, skip=1)
+        session.rewind(Snapshot(rows, buffers), self.first)
+        here: dict[str, JSON] = dict(fingerprint(session.state.device().type, session.configuration.precision))
+        opening = take(session.state).manifest
+        send(self.stream, Message("opening", {"fingerprint": here}, [opening.encode()]))
+        if self.first == self.last:
+            self.end()
+        return Stretch(self.first, self.last)
+
+    def indices(self, step: int) -> Sequence[int]:
+        start = (step - self.first) * self.width
+        return self.order[start : start + self.width]
+
+    def sample(self, index: int, encoding: bytes) -> None:
+        self.encodings.append(encoding)
+
+    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
+        send(self.stream, Message("samples", {}, self.encodings))
+        self.encodings = []
+        body: dict[str, JSON] = {"step": step}
+        if loss is not None:
+            body["loss"] = loss.hex()
+        send(self.stream, state_message("closing", snapshot, body))
+        if step >= self.last:
+            self.end()
+
+    def finished(self) -> None:
+        self.end()
+
+    def close(self, failed: bool) -> None:
+        """Nothing is kept open but the socket, which ends with the process."""
+
+    def end(self) -> NoReturn:
+        """End the process: the recipe's code after this point never runs."""
+        with contextlib.suppress(OSError):
+            self.stream.shutdown(socket.SHUT_WR)
+        os._exit(0)
+
+
+def main() -> None:
+    """Serve jobs until the control socket closes. Started by `worker.Worker`, with the socket's number as argument."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    _warm_up()
+    here: dict[str, JSON] = dict(fingerprint("cpu", "fp32"))
+    send(control, Message("ready", {"fingerprint": here}))
+    gc.freeze()
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not descriptors:
+            return
+        with socket.socket(fileno=descriptors[0]) as stream:
+            job = receive(stream)
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _run(stream, job)
+        os.waitpid(pid, 0)
+
+
+def _warm_up() -> None:
+    if os.environ.get("POLCHAIN_ONEDNN") == "0":
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.zeros(1)
+    optimizer.step()
+
+
+def _run(stream: socket.socket, job: Message) -> NoReturn:
+    global _host
+    try:
+        fields = job.fields()
+        entry, module = fields.str("entry", max_length=512), fields.bool("module")
+        arguments = [str(item) for item in fields.list("arguments", max_items=4096)]
+        folder = Path(fields.str("folder", max_length=4096))
+        _host = ChildHost(stream, job)
+        os.chdir(folder)
+        sys.path.insert(0, str(folder / Path(entry).parent) if not module else str(folder))
+        if module:
+            sys.argv = [entry, *arguments]
+            runpy.run_module(entry, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [str(folder / entry), *arguments]
+            runpy.run_path(str(folder / entry), run_name="__main__")
+        _fail(stream, "RecipeError", "the script ended without a call of polchain.record, or left its loop early")
+    except PolchainError as error:
+        _fail(stream, type(error).__name__, str(error), error.hint)
+    except SystemExit as error:
+        _fail(stream, "RecipeError", f"the script stopped itself with exit status {error.code}")
+    except BaseException as error:
+        traceback.print_exc()
+        _fail(stream, "RecipeError", f"the script raised {type(error).__name__}: {error}")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _fail(stream: socket.socket, kind: str, text: str, hint: str = "") -> None:
+    with contextlib.suppress(PolchainError):
+        send(stream, Message("error", {"kind": kind, "text": text[:2000], "hint": hint[:500]}))
+
+
+if __name__ == "__main__":
+    main()

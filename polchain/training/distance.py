@@ -1,0 +1,126 @@
+"""Distances between training states, per tensor and whole.
+
+    rho = |replayed - claimed| / |replayed - opening|     reproduction error over the size of the replayed update
+
+Norms are taken in float64 over floating rows; integers and booleans compare exactly and stay out of rho. A difference
+that is not finite counts as infinite. `l1`, `l2`, `linf` and `cosine` are the metrics of Jia et al. 2021, section V-C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from polchain.core.entries import Update
+from polchain.core.manifest import Snapshot, TensorRow, group_of
+from polchain.training.state import tensor_from
+
+__all__ = ["Distance", "cosine_distance", "distance", "reproduction_error", "update_size"]
+
+FLOATING = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """Norms of a difference: l1, l2 (Euclidean), linf (largest element)."""
+
+    l1: float
+    l2: float
+    linf: float
+
+
+def is_parameter(row: TensorRow) -> bool:
+    """True for the floating parameters of the model, which the update and rho are measured over."""
+    return group_of(row.name) == "model" and row.role == "parameter" and row.dtype in FLOATING
+
+
+def distance(a: Snapshot, b: Snapshot, which: Callable[[TensorRow], bool] = is_parameter) -> Distance:
+    """The distance between two states over the rows that `which` picks; infinite where their rows do not match."""
+    l1 = squares = linf = 0.0
+    for left, right in _pairs(a, b, which):
+        if left is None or right is None:
+            return Distance(math.inf, math.inf, math.inf)
+        if left.numel() == 0:
+            continue
+        gap = (left - right).abs_()
+        if not bool(torch.isfinite(gap).all()):
+            return Distance(math.inf, math.inf, math.inf)
+        l1 += float(gap.sum())
+        squares += float(gap.square().sum())
+        linf = max(linf, float(gap.max()))
+    return Distance(l1, math.sqrt(squares), linf)
+
+
+def cosine_distance(a: Snapshot, b: Snapshot) -> float:
+    """1 - cos of the angle between all parameters of two states; 0 to 2, infinite where rows do not match."""
+    dot = left_squares = right_squares = 0.0
+    for left, right in _pairs(a, b, is_parameter):
+        if left is None or right is None:
+            return math.inf
+        dot += float((left * right).sum())
+        left_squares += float(left.square().sum())
+        right_squares += float(right.square().sum())
+    norm = math.sqrt(left_squares * right_squares)
+    return 1.0 - dot / norm if norm > 0 else (0.0 if left_squares == right_squares else 1.0)
+
+
+def update_size(before: Snapshot, after: Snapshot) -> Update:
+    """How far the parameters went between two states."""
+    gap = distance(before, after)
+    return Update(gap.l2, gap.linf)
+
+
+def reproduction_error(
+    opening: Snapshot, claimed: Snapshot, replayed: Snapshot, which: Callable[[TensorRow], bool] = is_parameter
+) -> float:
+    """rho: |replayed - claimed| over |replayed - opening|; 0 where nothing differs, infinite where nothing moved."""
+    gap = distance(claimed, replayed, which).l2
+    if gap == 0.0:
+        return 0.0
+    moved = distance(opening, replayed, which).l2
+    return gap / moved if moved > 0 and math.isfinite(moved) else math.inf
+
+
+def norm(state: Snapshot) -> float:
+    """l2 norm of all parameters."""
+    total = 0.0
+    for row in state.manifest.tensors():
+        if is_parameter(row):
+            total += float(_load(state, row).square().sum())
+    return math.sqrt(total)
+
+
+def worst_tensor(a: Snapshot, b: Snapshot) -> str:
+    """The name of the first row whose bytes differ, tensors before scalars; empty where none does."""
+    left = {row.name: row for row in a.manifest.rows}
+    right = {row.name: row for row in b.manifest.rows}
+    differing = [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
+    return min(differing, key=lambda name: (not isinstance(left.get(name), TensorRow), name), default="")
+
+
+def _load(state: Snapshot, row: TensorRow) -> torch.Tensor:
+    return tensor_from(state.buffers[row.name], row.dtype, row.shape).to(torch.float64)
+
+
+def _pairs(
+    a: Snapshot, b: Snapshot, which: Callable[[TensorRow], bool]
+) -> Iterable[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    left = {row.name: row for row in a.manifest.tensors() if which(row)}
+    right = {row.name: row for row in b.manifest.tensors() if which(row)}
+    if left.keys() != right.keys():
+        yield None, None
+        return
+    for name, row in left.items():
+        other = right[name]
+        if (row.dtype, row.shape) != (other.dtype, other.shape):
+            yield None, None
+            return
+        if row.digest != other.digest or a is b:
+            yield _load(a, row), _load(b, other)
+        else:
+            # Equal bytes have distance 0; the cosine still needs their length.
+            same = _load(a, row)
+            yield same, same

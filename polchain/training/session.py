@@ -1,0 +1,379 @@
+"""The session: seeded batches in, checkpoints out. The one way to train and the one way to replay.
+
+A session does the same whoever runs it; what differs is its host, which says where the seed comes from, which steps
+are run, and where a checkpoint goes:
+
+    host                   begin              attached                       checkpoint
+    prover's recorder      the run's seed     restore, or record step 0      hash, store, append, sign
+    enabled=False          the run's seed     nothing                        nothing
+    a verifier's child     the claim's seed   restore the opening rows       send the closing rows, end
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from polchain.core.entries import PRECISIONS, Configuration
+from polchain.core.manifest import Snapshot
+from polchain.errors import RecipeError, UnavailableError, UsageError
+from polchain.training.batches import Augment, BatchMaker, Collate, iterate
+from polchain.training.dataset import MapDataset
+from polchain.training.fingerprint import CUBLAS_WORKSPACE
+from polchain.training.randomness import derive_key, seed_everything
+from polchain.training.snapshot import take
+from polchain.training.state import TrainingState
+
+__all__ = ["Host", "Options", "Session", "Stretch"]
+
+log = logging.getLogger("polchain")
+
+Every = int | Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `record` was called with, checked.
+
+    Attributes:
+        data: a map-style dataset, or a function that makes one.
+        configuration: steps, batch size, interval schedule, precision.
+        augment, collate: what happens to samples, and how they become a batch.
+        files: more files that belong to the recipe, besides the script and what it imports from its folder.
+    """
+
+    data: MapDataset | Callable[[], MapDataset]
+    configuration: Configuration
+    augment: Augment | None = None
+    collate: Collate | None = None
+    files: tuple[Path, ...] = ()
+
+    def dataset(self) -> MapDataset:
+        """The dataset itself; a function is called here."""
+        if isinstance(self.data, type) or not hasattr(self.data, "__getitem__"):
+            if not callable(self.data):
+                raise RecipeError(f"data is a {type(self.data).__name__}: neither a map-style dataset nor a function")
+            return self.data()
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The steps to run, `first` to `last` (excluded), and which checkpoints they end at."""
+
+    first: int
+    last: int
+
+
+class Host(Protocol):
+    """Where a session's seed comes from and where its checkpoints go."""
+
+    def begin(self, options: Options) -> tuple[bytes, MapDataset]:
+        """The run's seed, and the dataset to read samples from."""
+
+    def attached(self, session: Session) -> Stretch:
+        """The objects are known: restore them or record them, and say which steps to run."""
+
+    def indices(self, step: int) -> Sequence[int]:
+        """The dataset indices of a step."""
+
+    def sample(self, index: int, encoding: bytes) -> None:
+        """A sample was used. Called only where `witnesses` is true."""
+
+    @property
+    def witnesses(self) -> bool:
+        """Whether `sample` wants to be called."""
+
+    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
+        """The state after `step` steps. May not return."""
+
+    def finished(self) -> None:
+        """All steps were run."""
+
+    def close(self, failed: bool) -> None:
+        """The `with` block was left."""
+
+
+class Session:
+    """One run, as its script sees it. Made by `polchain.record`; `run` in the examples."""
+
+    def __init__(self, host: Host, options: Options) -> None:
+        self.host = host
+        self.options = options
+        self.configuration = options.configuration
+        self.step = 0
+        self._state: TrainingState | None = None
+        self._per_epoch = False
+        self._scaled = False
+        self._losses: list[torch.Tensor | float] = []
+        self._stepped: dict[str, int] = {}
+        self._before = _Switches()
+
+    def __enter__(self) -> Session:
+        self._before = _Switches()
+        _determinism(self.configuration)
+        self.seed, dataset = self.host.begin(self.options)
+        if len(dataset) < self.configuration.batch_size:
+            raise UsageError(f"the dataset has {len(dataset)} samples, less than one batch", hint="use a smaller batch_size")
+        self._steps_per_epoch = len(dataset) // self.configuration.batch_size
+        self._maker = BatchMaker(dataset, self.seed, self.options.augment, self.options.collate)
+        if self.host.witnesses:
+            self._maker.witness = self.host.sample
+        seed_everything(derive_key(self.seed, "init"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._before.restore()
+        self.host.close(failed=kind is not None)
+
+    def attach(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer | Mapping[str, Optimizer],
+        scheduler: Any = None,
+        schedule_per: str = "step",
+        scaler: Any = None,
+        **extra: Any,
+    ) -> None:
+        """Say what the training state is: everything that crosses steps.
+
+        Args:
+            model: the model.
+            optimizer: an optimizer, or several by name.
+            scheduler: a torch scheduler, or several by name; stepped by the loop.
+            schedule_per: whether the loop steps the scheduler once per "step" or once per "epoch".
+            scaler: a gradient scaler.
+            extra: anything else that crosses steps, by name: EMA, a second model, tensors.
+
+        Raises:
+            RecipeError: something of it cannot be recorded or replayed; it is named.
+        """
+        if self._state is not None:
+            raise RecipeError("attach was called twice", hint="attach everything in one call")
+        if schedule_per not in ("step", "epoch"):
+            raise RecipeError("schedule_per is 'step' or 'epoch'")
+        others = dict(extra) if scaler is None else {**extra, "scaler": scaler}
+        self._scaled = scaler is not None
+        self._per_epoch = schedule_per == "epoch"
+        state = TrainingState(model, _by_name(optimizer), _by_name(scheduler), others)
+        state.check()
+        self._state = state
+        self._settings = self._setting_rows()
+        for name, each in state.optimizers.items():
+            self._stepped[name] = 0
+            each.register_step_post_hook(self._count(name))
+        self._stretch = self.host.attached(self)
+        self.step = self._stretch.first
+
+    @property
+    def state(self) -> TrainingState:
+        """The attached objects.
+
+        Raises:
+            RecipeError: nothing was attached yet.
+        """
+        if self._state is None:
+            raise RecipeError("nothing is attached", hint="call run.attach(model=..., optimizer=...) before the loop")
+        return self._state
+
+    @property
+    def epoch_ended(self) -> bool:
+        """True in the last step of an epoch: where a scheduler stepped per epoch is stepped."""
+        return (self.step + 1) % self._steps_per_epoch == 0
+
+    def batches(self, workers: int = 0) -> Iterator[tuple[int, Any]]:
+        """Step numbers and batches, in the order that the seed gives.
+
+        Raises:
+            RecipeError: the loop does something between steps that could not be replayed; it is named.
+        """
+        state, stretch = self.state, self._stretch
+        plans = _Plans(self.host, stretch)
+        batches = iterate(self._maker, plans, workers)
+        goal = self._next_checkpoint(stretch.first)
+        self._losses = []
+        for step in range(stretch.first, stretch.last):
+            self.step = step
+            batch = next(batches)
+            if self.configuration.precision == "fp64":
+                batch = _to_double(batch)
+            for name in self._stepped:
+                self._stepped[name] = 0
+            # After the batch is in hand: reading it may have used the generators.
+            seed_everything(derive_key(self.seed, "step", step))
+            yield step, batch
+            self._after_step(state, first=step == stretch.first)
+            if step + 1 == goal:
+                self.host.checkpoint(goal, take(state), self._mean_loss())
+                goal = self._next_checkpoint(goal)
+        self.host.finished()
+
+    def log(self, *, loss: torch.Tensor | float) -> None:
+        """Log the loss of this step; its mean since the last checkpoint is in the log entry."""
+        self._losses.append(loss.detach() if isinstance(loss, torch.Tensor) else float(loss))
+
+    def report(self, name: str, value: float) -> None:
+        """Say a figure of the trained model, through the logger; it is not evidence."""
+        log.info("%s %.4g", name, value)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that the precision asks for: bfloat16 autocast for "bf16", none otherwise."""
+        if self.configuration.precision == "bf16":
+            return torch.autocast(self.state.device().type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def rewind(self, snapshot: Snapshot, step: int) -> None:
+        """Put the state of `step` into the attached objects: its rows, and a schedule stepped there from the start.
+
+        Raises:
+            ManifestError: the rows do not fit the objects.
+        """
+        self.state.restore(snapshot)
+        times = step // self._steps_per_epoch if self._per_epoch else step
+        for scheduler in self.state.schedulers.values():
+            for optimizer in self.state.optimizers.values():
+                # The scheduler warns where it is stepped before its optimizer; here the optimizer's steps are past.
+                optimizer._opt_called = True  # type: ignore[attr-defined]
+            for _ in range(times):
+                scheduler.step()
+
+    def _next_checkpoint(self, step: int) -> int:
+        return self.configuration.next_checkpoint(step)
+
+    def _mean_loss(self) -> float | None:
+        losses = [float(loss) for loss in self._losses]
+        self._losses = []
+        return sum(losses) / len(losses) if losses else None
+
+    def _count(self, name: str) -> Callable[..., None]:
+        def hook(optimizer: Optimizer, arguments: Any, keywords: Any) -> None:
+            self._stepped[name] += 1
+
+        return hook
+
+    def _setting_rows(self) -> dict[str, Any]:
+        scalars = self.state.capture().scalars
+        return {name: value for name, value in scalars.items() if name.startswith("schedule/settings/")}
+
+    def _after_step(self, state: TrainingState, *, first: bool) -> None:
+        for name, count in self._stepped.items():
+            what = f"optimizer {name}" if name else "the optimizer"
+            if count > 1:
+                raise RecipeError(f"{what} was stepped {count} times in step {self.step}", hint="a step is one batch")
+            if count == 0 and not self._scaled:
+                raise RecipeError(
+                    f"{what} was not stepped in step {self.step}",
+                    hint="a step is one batch from run.batches(): accumulate gradients over pieces of it",
+                )
+        for parameter in state.parameters():
+            parameter.grad = None  # no gradient crosses steps, whatever the loop does
+        done = self.step + 1
+        times = done // self._steps_per_epoch if self._per_epoch else done
+        for scheduler in state.schedulers.values():
+            if getattr(scheduler, "last_epoch", times) != times:
+                raise RecipeError(
+                    f"after step {self.step} the scheduler was stepped {scheduler.last_epoch} times, not {times}",
+                    hint="step it once per step, or once per epoch with attach(schedule_per='epoch') and run.epoch_ended",
+                )
+        if first:
+            state.capture()  # refuses, by name, optimizer state that is neither tensor nor number
+            if not state.schedulers and self._setting_rows() != self._settings:
+                raise RecipeError(
+                    "the loop changes the optimizer's settings itself",
+                    hint="use a scheduler (LambdaLR takes any function of the step) and attach it",
+                )
+
+
+class _Plans:
+    """The (step, indices) pairs of a stretch, computed as they are asked for."""
+
+    def __init__(self, host: Host, stretch: Stretch) -> None:
+        self.host = host
+        self.stretch = stretch
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[int]]]:
+        return ((step, self.host.indices(step)) for step in range(self.stretch.first, self.stretch.last))
+
+    def __len__(self) -> int:
+        return self.stretch.last - self.stretch.first
+
+
+class _Switches:
+    """torch's global switches that `record` sets, as they were before."""
+
+    def __init__(self) -> None:
+        self.deterministic = torch.are_deterministic_algorithms_enabled()
+        self.warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        self.benchmark = torch.backends.cudnn.benchmark
+        self.matmul = torch.backends.cuda.matmul.allow_tf32
+        self.cudnn = torch.backends.cudnn.allow_tf32
+        self.dtype = torch.get_default_dtype()
+
+    def restore(self) -> None:
+        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        torch.backends.cudnn.benchmark = self.benchmark
+        torch.backends.cuda.matmul.allow_tf32 = self.matmul
+        torch.backends.cudnn.allow_tf32 = self.cudnn
+        torch.set_default_dtype(self.dtype)
+
+
+def configure(steps: int, batch_size: int, every: Every, precision: str) -> Configuration:
+    """The configuration of a run, from `record`'s arguments.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    pairs = ((0, every),) if isinstance(every, int) else tuple((int(start), int(k)) for start, k in every)
+    if steps < 1 or batch_size < 1 or not pairs or any(k < 1 for _, k in pairs):
+        raise UsageError("steps, batch_size and every are at least 1")
+    return Configuration(steps, batch_size, pairs, precision, deterministic=True)
+
+
+def _determinism(configuration: Configuration) -> None:
+    if torch.cuda.is_available() and os.environ.get("CUBLAS_WORKSPACE_CONFIG") != CUBLAS_WORKSPACE:
+        if torch.cuda.is_initialized():
+            raise UnavailableError(
+                "CUDA is in use without a fixed cuBLAS workspace, so that steps would not replay",
+                hint=f"export CUBLAS_WORKSPACE_CONFIG={CUBLAS_WORKSPACE} before starting Python",
+            )
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = CUBLAS_WORKSPACE
+    torch.use_deterministic_algorithms(configuration.deterministic)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = configuration.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = configuration.precision == "tf32"
+    if configuration.precision == "fp64":
+        torch.set_default_dtype(torch.float64)
+
+
+def _by_name(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        if any(not str(name).isidentifier() for name in value):
+            raise RecipeError("names of optimizers and schedulers are Python identifiers")
+        return dict(value)
+    return {"": value}
+
+
+def _to_double(batch: Any) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return batch.double() if batch.is_floating_point() else batch
+    if isinstance(batch, Mapping):
+        return {key: _to_double(value) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(_to_double(value) for value in batch)
+    return batch
+

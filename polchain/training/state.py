@@ -1,0 +1,392 @@
+"""Training state, to rows and back. Nothing is ever pickled.
+
+Read from the objects, not only from `state_dict()`:
+
+    model/<name>                    parameters, all buffers (non-persistent ones too), modules' extra state
+    optimizer/<parameter>/<key>     by the parameter's name, never by index; an absent state is not zeros
+    schedule/settings/<i>/<key>     every setting of every parameter group: learning rate, betas, decay
+    schedule/scheduler/<key>        the scheduler's own numbers
+    extra/<name>/...                whatever else crosses steps: gradient scaler, EMA, a second model, tensors
+
+Where there are several optimizers or schedulers, their names follow `optimizer/`, `settings/` and `scheduler/`.
+Tied tensors are one row and alias rows. `module.` at the front and `_orig_mod.` anywhere are wrappers' and are stripped.
+
+The `schedule/` rows are only ever read: optimizer and scheduler come from the recipe, rebuilt and stepped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from polchain.core.manifest import MAX_NAME, AliasRow, Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow
+from polchain.errors import ManifestError, RecipeError
+
+__all__ = ["Captured", "TrainingState", "dtype_name", "tensor_bytes", "tensor_from"]
+
+DTYPE_NAMES: dict[torch.dtype, str] = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.int16: "I16", torch.uint16: "U16", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int32: "I32", torch.uint32: "U32", torch.float32: "F32",
+    torch.float64: "F64", torch.int64: "I64", torch.uint64: "U64", torch.complex64: "C64",
+}  # fmt: skip
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+def dtype_name(tensor: torch.Tensor, what: str) -> str:
+    """The dtype's name in a manifest.
+
+    Raises:
+        RecipeError: a dtype or a kind of tensor (sparse, quantized, meta, distributed) that has no plain bytes.
+    """
+    if (
+        tensor.layout is not torch.strided
+        or tensor.is_meta
+        or tensor.is_quantized
+        or type(tensor).__name__ == "DTensor"
+        or isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+    ):
+        raise RecipeError(f"{what} is a {type(tensor).__name__} of layout {tensor.layout}, which polchain cannot record")
+    if tensor.dtype not in DTYPE_NAMES:
+        raise RecipeError(f"{what} has dtype {tensor.dtype}, which polchain cannot record")
+    return DTYPE_NAMES[tensor.dtype]
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The contiguous little-endian bytes of a tensor, on the CPU; shares memory where it can."""
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy()).cast("B") if flat.numel() else memoryview(b"")
+
+
+def tensor_from(data: memoryview | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The CPU tensor of these bytes; shares their memory.
+
+    Raises:
+        ManifestError: the length does not fit.
+    """
+    kind = TORCH_DTYPES[dtype]
+    if len(data) == 0:
+        empty = torch.empty(shape, dtype=kind)
+        if empty.numel():
+            raise ManifestError("a tensor without bytes")
+        return empty
+    with warnings.catch_warnings():
+        # A read-only mapping is fine: these tensors are only ever read.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        flat = torch.frombuffer(data, dtype=torch.uint8)
+    try:
+        return flat.view(kind).reshape(shape)
+    except RuntimeError as error:
+        raise ManifestError(f"{len(data)} bytes are not a {dtype} tensor of shape {list(shape)}") from error
+
+
+@dataclass(slots=True)
+class Captured:
+    """A training state by reference: live tensors, who shares them, and scalars."""
+
+    tensors: dict[str, tuple[str, torch.Tensor]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    scalars: dict[str, Scalar] = field(default_factory=dict)
+    _seen: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def add(self, name: str, role: str, tensor: torch.Tensor) -> None:
+        """Add a tensor, or an alias where its very memory was added to this group before."""
+        if name in self.tensors or name in self.aliases or name in self.scalars:
+            raise RecipeError(f"two parts of the training state are both named {name}")
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise RecipeError(f"the name {name[:80]!r} is too long or does not print")
+        dtype_name(tensor, name)
+        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+            raise RecipeError(f"{name} is an expanded tensor: its elements share memory", hint="attach .contiguous()")
+        if tensor.numel():
+            identity = (name.partition("/")[0], tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            if identity in self._seen:
+                self.aliases[name] = self._seen[identity]
+                return
+            self._seen[identity] = name
+        self.tensors[name] = (role, tensor)
+
+    def scalar(self, name: str, value: object) -> None:
+        """Add a number, a string or None.
+
+        Raises:
+            RecipeError: it is something else; its type is named.
+        """
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            value = value.item()
+        if not isinstance(value, bool | int | float | str | None):
+            raise RecipeError(
+                f"{name} is a {type(value).__module__}.{type(value).__qualname__}, neither tensor nor number",
+                hint="what crosses steps must be tensors and numbers",
+            )
+        if name in self.tensors or name in self.scalars:
+            raise RecipeError(f"two parts of the training state are both named {name}")
+        if not name.isprintable():
+            raise RecipeError(f"the name {name[:80]!r} does not print")
+        # Subclasses (numpy's float64 is a float) would not re-encode: keep the plain value.
+        plain = value if value is None else next(t(value) for t in (bool, int, float, str) if isinstance(value, t))
+        self.scalars[name] = plain
+
+    def rows(self, digests: Mapping[str, Any]) -> Manifest:
+        """The manifest, given the digest of each tensor."""
+        rows: list[Row] = [
+            TensorRow(name, role, DTYPE_NAMES[t.dtype], tuple(t.shape), digests[name])
+            for name, (role, t) in self.tensors.items()
+        ]
+        rows += [AliasRow(name, target) for name, target in self.aliases.items()]
+        rows += [ScalarRow(name, value) for name, value in self.scalars.items()]
+        return Manifest.of(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """The attached objects of a run.
+
+    Attributes:
+        model: the model.
+        optimizers, schedulers: by name; the name of an only one is empty.
+        extra: whatever else crosses steps: modules, tensors, or objects with state_dict and load_state_dict.
+    """
+
+    model: nn.Module
+    optimizers: Mapping[str, Optimizer]
+    schedulers: Mapping[str, Any]
+    extra: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Refuse, by name, what could be recorded but not replayed.
+
+        Raises:
+            RecipeError: LBFGS-like or loss-driven objects, parameters nobody attached, state that is not data.
+        """
+        for name, scheduler in self.schedulers.items():
+            if isinstance(scheduler, ReduceLROnPlateau) or not isinstance(scheduler, LRScheduler):
+                raise RecipeError(
+                    f"scheduler {name or type(scheduler).__name__} ({type(scheduler).__name__}) is not a schedule of steps",
+                    hint="a schedule driven by the loss cannot be rebuilt: use one that depends on the step alone",
+                )
+        for optimizer in self.optimizers.values():
+            if isinstance(optimizer, torch.optim.LBFGS):
+                raise RecipeError("LBFGS keeps lists of tensors, which polchain cannot record", hint="use SGD, Adam or AdamW")
+            if optimizer.state:
+                raise RecipeError(
+                    f"{type(optimizer).__name__} already has state when it is attached",
+                    hint="attach before the first step; the optimizer's state at step 0 is empty",
+                )
+        self.capture()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter that an attached optimizer steps."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                yield from group["params"]
+
+    def device(self) -> torch.device:
+        """Where the model is: the device of its first parameter, else the CPU."""
+        first = next(iter(self.model.parameters()), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def capture(self) -> Captured:
+        """Every row of the state, tensors by reference.
+
+        Raises:
+            RecipeError: something is neither tensor nor number, or cannot be named; it is named.
+        """
+        captured = Captured()
+        _capture_module(captured, "model/", self.model)
+        for name, value in self.extra.items():
+            if isinstance(value, nn.Module):
+                _capture_module(captured, f"extra/{name}/", value)
+            elif isinstance(value, torch.Tensor):
+                captured.add(f"extra/{name}", "state", value)
+            elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
+                _capture_tree(captured, f"extra/{name}", value.state_dict())
+            else:
+                raise RecipeError(
+                    f"{name} is a {type(value).__qualname__}, which has no state_dict",
+                    hint="attach modules, tensors, or objects with state_dict and load_state_dict",
+                )
+        names = self._parameter_names()
+        for key, optimizer in self.optimizers.items():
+            _capture_optimizer(captured, f"{key}/" if key else "", optimizer, names)
+        for key, scheduler in self.schedulers.items():
+            _capture_tree(captured, f"schedule/scheduler/{key}" if key else "schedule/scheduler", scheduler.state_dict())
+        return captured
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Copy a snapshot's model, optimizer and extra rows into the objects; `schedule/` rows are not read.
+
+        Raises:
+            ManifestError: the rows are not those of these objects; the first that does not fit is named.
+        """
+        with torch.no_grad():
+            live = self.capture()
+            rows = {row.name: row for row in snapshot.manifest.rows}
+            wanted = {n for n in rows if n.startswith(("model/", "extra/"))}
+            have = {n for n in (*live.tensors, *live.aliases, *live.scalars) if n.startswith(("model/", "extra/"))}
+            if wanted != have:
+                raise ManifestError(f"the recipe's state and the checkpoint's differ in {sorted(wanted ^ have)[0]}")
+            for name in sorted(wanted & live.tensors.keys()):
+                live.tensors[name][1].copy_(_tensor(snapshot, name, live.tensors[name][1]))
+            self._restore_trees(snapshot)
+            names = self._parameter_names()
+            for key, optimizer in self.optimizers.items():
+                _restore_optimizer(snapshot, f"{key}/" if key else "", optimizer, names)
+
+    def _restore_trees(self, snapshot: Snapshot) -> None:
+        for name, value in self.extra.items():
+            if isinstance(value, nn.Module):
+                _restore_extra_state(snapshot, f"extra/{name}/", value)
+            elif not isinstance(value, torch.Tensor):
+                value.load_state_dict(_rebuild(snapshot, f"extra/{name}", value.state_dict()))
+        _restore_extra_state(snapshot, "model/", self.model)
+
+    def _parameter_names(self) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for name, parameter in self.model.named_parameters():
+            names.setdefault(id(parameter), _plain(name))
+        for key, value in self.extra.items():
+            if isinstance(value, nn.Module):
+                for name, parameter in value.named_parameters():
+                    names.setdefault(id(parameter), f"{key}.{_plain(name)}")
+            elif isinstance(value, nn.Parameter):
+                names.setdefault(id(value), key)
+        return names
+
+
+def _plain(name: str) -> str:
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name.replace("_orig_mod.", "")
+
+
+def _capture_module(captured: Captured, prefix: str, module: nn.Module) -> None:
+    for name, parameter in sorted(module.named_parameters(remove_duplicate=False)):
+        captured.add(prefix + _plain(name), "parameter", parameter)
+    for name, buffer in sorted(module.named_buffers(remove_duplicate=False)):
+        captured.add(prefix + _plain(name), "buffer", buffer)
+    for path, part in _with_extra_state(module):
+        _capture_tree(captured, prefix + path, part.get_extra_state())
+
+
+def _with_extra_state(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, part in module.named_modules():
+        if type(part).get_extra_state is not nn.Module.get_extra_state:
+            yield _plain(f"{name}._extra_state" if name else "_extra_state"), part
+
+
+def _restore_extra_state(snapshot: Snapshot, prefix: str, module: nn.Module) -> None:
+    for path, part in _with_extra_state(module):
+        part.set_extra_state(_rebuild(snapshot, prefix + path, part.get_extra_state()))
+
+
+def _capture_tree(captured: Captured, prefix: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key in value:
+            _capture_tree(captured, f"{prefix}/{key}", value[key])
+    elif isinstance(value, list | tuple | set):
+        for index, item in enumerate(sorted(value) if isinstance(value, set) else value):
+            _capture_tree(captured, f"{prefix}/{index}", item)
+    elif isinstance(value, torch.Tensor) and not prefix.startswith("schedule/"):
+        captured.add(prefix, "state", value)
+    else:
+        captured.scalar(prefix, value)
+
+
+def _rebuild(snapshot: Snapshot, prefix: str, template: Any) -> Any:
+    if isinstance(template, Mapping):
+        return type(template)({key: _rebuild(snapshot, f"{prefix}/{key}", template[key]) for key in template})  # type: ignore[call-arg]
+    if isinstance(template, list | tuple):
+        return type(template)(_rebuild(snapshot, f"{prefix}/{i}", item) for i, item in enumerate(template))
+    if isinstance(template, torch.Tensor):
+        return _tensor(snapshot, prefix, template).to(template.device, copy=True)
+    row = snapshot.manifest[prefix] if prefix in snapshot.manifest else None
+    if not isinstance(row, ScalarRow):
+        raise ManifestError(f"{prefix} is not a number in the checkpoint")
+    return row.value
+
+
+def _tensor(snapshot: Snapshot, name: str, like: torch.Tensor) -> torch.Tensor:
+    row = snapshot.manifest[name]
+    if isinstance(row, AliasRow):
+        row = snapshot.manifest[row.target]
+    if not isinstance(row, TensorRow) or row.dtype != DTYPE_NAMES[like.dtype] or row.shape != tuple(like.shape):
+        raise ManifestError(f"{name} has another dtype or shape in the checkpoint than in the recipe")
+    return tensor_from(snapshot.buffers[row.name], row.dtype, row.shape)
+
+
+def _capture_optimizer(captured: Captured, key: str, optimizer: Optimizer, names: Mapping[int, str]) -> None:
+    parameters = set()
+    for index, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                raise RecipeError(
+                    f"{type(optimizer).__name__} steps a parameter of shape {list(parameter.shape)} that no attached module owns",
+                    hint="attach the module or parameter it belongs to: run.attach(..., name=module)",
+                )
+            parameters.add(parameter)
+            for part, value in optimizer.state.get(parameter, {}).items():
+                if not isinstance(part, str) or "/" in part:
+                    raise RecipeError(f"{type(optimizer).__name__} names its state {part!r}")
+                row = f"optimizer/{key}{names[id(parameter)]}/{part}"
+                if isinstance(value, torch.Tensor):
+                    captured.add(row, "state", value)
+                else:
+                    captured.scalar(row, value)
+        for setting, value in group.items():
+            if setting not in ("params", "param_names"):
+                _capture_tree(captured, f"schedule/settings/{key}{index}/{setting}", value)
+    for owner in optimizer.state:
+        if owner not in parameters:
+            raise RecipeError(f"{type(optimizer).__name__} keeps state that belongs to no parameter")
+
+
+def _restore_optimizer(snapshot: Snapshot, key: str, optimizer: Optimizer, names: Mapping[int, str]) -> None:
+    optimizer.state.clear()
+    owners = {names[id(p)]: (p, group) for group in optimizer.param_groups for p in group["params"]}
+    made: dict[str, torch.Tensor] = {}
+    prefix = f"optimizer/{key}"
+    for row in snapshot.manifest.group("optimizer"):
+        if not row.name.startswith(prefix):
+            continue
+        name, _, part = row.name.removeprefix(prefix).rpartition("/")
+        if name not in owners:
+            raise ManifestError(f"{row.name} belongs to no parameter of the recipe's optimizer")
+        parameter, group = owners[name]
+        source = snapshot.manifest[row.target] if isinstance(row, AliasRow) else row
+        value: Any
+        if isinstance(source, ScalarRow):
+            value = source.value
+        elif isinstance(source, TensorRow):
+            if source.name not in made:
+                made[source.name] = _fresh(snapshot, source, part, parameter, group)
+            value = made[source.name]
+        else:
+            raise ManifestError(f"{row.name} is neither tensor nor number")
+        optimizer.state[parameter][part] = value
+
+
+def _fresh(
+    snapshot: Snapshot, row: TensorRow, part: str, parameter: torch.Tensor, group: Mapping[str, Any]
+) -> torch.Tensor:
+    """A new tensor for one optimizer row: its own dtype, the parameter's device and memory format.
+
+    `Optimizer.load_state_dict` would cast it to the parameter's dtype. Adam's `step` stays on the CPU unless the
+    kernel wants it beside the parameter, as torch itself has it.
+    """
+    stays = part == "step" and not (group.get("capturable") or group.get("fused"))
+    device = torch.device("cpu") if stays else parameter.device
+    source = tensor_from(snapshot.buffers[row.name], row.dtype, row.shape)
+    if row.shape == tuple(parameter.shape):
+        made = torch.empty_like(parameter, dtype=source.dtype, device=device, requires_grad=False)
+    else:
+        made = torch.empty(row.shape, dtype=source.dtype, device=device)
+    return made.copy_(source)

@@ -1,0 +1,53 @@
+"""What every test shares: a clean environment, and tools that must not go missing unseen."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+# Before torch is imported: test workers share the cores, and a thread that spins while it waits starves the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A developer's own settings must not decide a test.
+for name in [name for name in os.environ if name.startswith("POLCHAIN_")]:
+    del os.environ[name]
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() == "true"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keys and settings of the tests lie in a temporary folder, never in the developer's."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("CONFIG", "DATA", "STATE", "CACHE"):
+        os.environ[f"XDG_{name}_HOME"] = str(home / name.lower())
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[str], str]:
+    """`require("bwrap")` returns the tool's path; without the tool the test skips, and under CI=true fails."""
+
+    def find(tool: str) -> str:
+        path = shutil.which(tool)
+        if path is not None:
+            return path
+        if in_ci():
+            pytest.fail(f"{tool} is not installed; .ci/run must install it")
+        pytest.skip(f"{tool} is not installed")
+
+    return find
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip GPU tests where there is no GPU, in CI too: torch is asked only if such a test was collected."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
