@@ -44,6 +44,7 @@ TAGS: Final[Mapping[str, bytes]] = MappingProxyType(
             "entry",
             "row",
             "sample",
+            "challenge",
             "key-binding",
             "dataset",
         )

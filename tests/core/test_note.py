@@ -367,6 +367,29 @@ def write(text: str, signatures: tuple[Signature, ...]) -> bytes:
     return (text + "\n" + "".join(lines)).encode()
 
 
+@pytest.mark.parametrize("text", ["\n", "\n\n\n", "one\n\ntwo\n", "one\n\n", "one\n\n\u2014 two AAAAAAA=\n"])
+def test_a_text_may_hold_blank_lines(text: str) -> None:
+    assert open_note(sign_note(text, "signer", KEY), "signer", KEY.public) == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        LINE.removeprefix("\u2014 "),  # no dash
+        LINE.removeprefix("\u2014"),
+        LINE.replace("\u2014 ", "\u2014"),
+        "\u2014 signer\n",
+        "\u2014 signer \n",
+        "\u2014 signer AAAAAA==\n",  # a key id and nothing after it
+        LINE.replace("=", ""),
+        LINE.replace("signer ", "signer  "),
+    ],
+)
+def test_a_malformed_signature_line_is_refused(line: str) -> None:
+    with pytest.raises(FormatError):
+        parse_note(f"text\n\n{LINE}{line}".encode())
+
+
 def test_signatures_by_others_are_kept_and_not_looked_at() -> None:
     text, mine = parse_note(sign_note("text\n", "signer", KEY))
     witness = Signature("witness.example.com/w1", b"abcd", bytes(72))  # c2sp.org/tlog-cosignature: time and signature
