@@ -84,12 +84,12 @@ class ChildHost:
         return self.seed, dataset
 
     def attached(self, session: Session) -> Stretch:
+        here: dict[str, JSON] = dict(fingerprint(session.state.device().type, session.configuration.precision))
         if self.mode == "initial":
-            send(self.stream, state_message("initial", take(session.state)))
+            send(self.stream, state_message("initial", take(session.state), {"fingerprint": here}))
             self.end()
         rows, buffers = snapshot_of(self.job, skip=1)
         session.rewind(Snapshot(rows, buffers), self.first)
-        here: dict[str, JSON] = dict(fingerprint(session.state.device().type, session.configuration.precision))
         opening = take(session.state).manifest
         send(self.stream, Message("opening", {"fingerprint": here}, [opening.encode()]))
         if self.first == self.last:
@@ -130,8 +130,7 @@ def main() -> None:
     """Serve jobs until the control socket closes. Started by `worker.Worker`, with the socket's number as argument."""
     control = socket.socket(fileno=int(sys.argv[1]))
     _warm_up()
-    here: dict[str, JSON] = dict(fingerprint("cpu", "fp32"))
-    send(control, Message("ready", {"fingerprint": here}))
+    send(control, Message("ready"))
     gc.freeze()
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)

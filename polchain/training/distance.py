@@ -18,7 +18,7 @@ from polchain.core.entries import Update
 from polchain.core.manifest import Snapshot, TensorRow, group_of
 from polchain.training.state import tensor_from
 
-__all__ = ["Distance", "cosine_distance", "distance", "reproduction_error", "update_size"]
+__all__ = ["Distance", "cosine_distance", "distance", "group_error", "norm", "reproduction_error", "update_size"]
 
 FLOATING = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 
@@ -84,13 +84,32 @@ def reproduction_error(
     return gap / moved if moved > 0 and math.isfinite(moved) else math.inf
 
 
-def norm(state: Snapshot) -> float:
-    """l2 norm of all parameters."""
-    total = 0.0
-    for row in state.manifest.tensors():
-        if is_parameter(row):
-            total += float(_load(state, row).square().sum())
-    return math.sqrt(total)
+def group_error(opening: Snapshot, claimed: Snapshot, replayed: Snapshot, group: str) -> float:
+    """rho over the floating rows of one state group, buffers and moments included.
+
+    A row that only one of claimed and replayed has is an infinite error: an absent state is not zeros. A row that the
+    opening does not have yet (moments before the first step) moved by its whole length.
+    """
+
+    def inside(row: TensorRow) -> bool:
+        return group_of(row.name) == group and row.dtype in FLOATING
+
+    gap = distance(claimed, replayed, inside).l2
+    if gap == 0.0:
+        return 0.0
+    before = {row.name for row in opening.manifest.tensors() if inside(row)}
+    after = {row.name for row in replayed.manifest.tensors() if inside(row)}
+    common = before & after
+    moved = distance(opening, replayed, lambda row: row.name in common).l2
+    new = norm(replayed, lambda row: row.name in after - common)
+    size = math.hypot(moved, new)
+    return gap / size if size > 0 and math.isfinite(size) else math.inf
+
+
+def norm(state: Snapshot, which: Callable[[TensorRow], bool] = is_parameter) -> float:
+    """l2 norm of the rows that `which` picks: all parameters."""
+    squares = [float(_load(state, row).square().sum()) for row in state.manifest.tensors() if which(row)]
+    return math.sqrt(sum(squares))
 
 
 def worst_tensor(a: Snapshot, b: Snapshot) -> str:

@@ -119,16 +119,18 @@ class Worker:
             raise WorkerError("the replaying process sent leaf hashes that are none")
         return configuration, tuple(bytes(flat[i : i + 32]) for i in range(0, len(flat), 32))
 
-    def initial(self, seed: bytes) -> Snapshot:
-        """The state of step 0, built by a child that is shown no state.
+    def initial(self, seed: bytes) -> tuple[Snapshot, Mapping[str, str | int | bool]]:
+        """The state of step 0, built by a child that is shown no state, and what the child computed with.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
         """
         with self._job("initial", seed, 0, 0, []) as answers:
             answers.draft()
-            rows, buffers = snapshot_of(answers.expect("initial"))
-        return Snapshot(rehash(rows, buffers), buffers)
+            answer = answers.expect("initial")
+            found = _fingerprint(answer.fields())
+            rows, buffers = snapshot_of(answer)
+        return Snapshot(rehash(rows, buffers), buffers), found
 
     def replay(
         self, seed: bytes, first: int, last: int, batches: Sequence[Sequence[int]], opening: Snapshot, stops: int = 1

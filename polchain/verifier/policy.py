@@ -1,0 +1,124 @@
+"""What a verifier trusts and demands, as TOML:
+
+    keys = ["ed25519:<hex>", "ssh-ed25519 AAAA..."]     provers' public keys, from outside any claim
+    recipes = ["sha256:<hex>"]                          programs that this verifier has read and vouches for
+    fraction = 0.05                                     f: the forged share of steps that must be caught
+    confidence = 0.99                                   c: with at least this probability
+    top_updates = 5                                     Q: that many largest updates are always replayed
+    unsafe_no_sandbox = false                           run a recipe that nobody vouched for, on this machine, as you
+
+Whatever the file does not say has the value above (no keys, no recipes).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polchain.core.digest import Digest
+from polchain.core.note import PublicKey
+from polchain.errors import PolchainError, PolicyError
+from polchain.verifier.soundness import check_fraction, draws_needed
+
+__all__ = ["Policy"]
+
+POLICY_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What this verifier trusts and demands.
+
+    Attributes:
+        keys: pinned public keys of provers; empty means that the key is not pinned, and nothing can be VERIFIED.
+        recipes: digests of vouched programs (`RecipeRef.program()`).
+        fraction: f, the forged share of the steps that must be caught.
+        confidence: c, the least probability of catching it.
+        top_updates: Q, how many of the largest updates are always replayed.
+        unsafe_no_sandbox: run unvouched recipes without a sandbox.
+    """
+
+    keys: frozenset[PublicKey] = field(default_factory=frozenset)
+    recipes: frozenset[Digest] = field(default_factory=frozenset)
+    fraction: float = 0.05
+    confidence: float = 0.99
+    top_updates: int = 5
+    unsafe_no_sandbox: bool = False
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+        check_fraction(self.confidence)
+        if not 0 <= self.top_updates <= 10_000:
+            raise PolicyError(f"top_updates is {self.top_updates}: not between 0 and 10,000")
+        if self.draws > 1_000_000:
+            raise PolicyError(
+                f"these shares need {self.draws:,} draws", hint="ask for a larger fraction, or replay all with --full"
+            )
+
+    @property
+    def draws(self) -> int:
+        """r, the steps to draw."""
+        return draws_needed(self.fraction, self.confidence)
+
+    @classmethod
+    def read(cls, path: Path) -> Policy:
+        """Read a policy file.
+
+        Raises:
+            PolicyError: unreadable, too large, an unknown name, or a value of the wrong kind.
+        """
+        try:
+            with path.open("rb") as file:
+                text = file.read(POLICY_LIMIT + 1)
+            if len(text) > POLICY_LIMIT:
+                raise PolicyError(f"{path} is over {POLICY_LIMIT} bytes")
+            values = tomllib.loads(text.decode("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise PolicyError(f"cannot read the policy {path}: {error}") from error
+        known = {"keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox"}
+        for name in values:
+            if name not in known:
+                raise PolicyError(f"{path}: unknown name {name!r}", hint=f"known: {', '.join(sorted(known))}")
+        default = cls()
+        try:
+            return cls(
+                keys=frozenset(PublicKey.parse(text) for text in _texts(values, "keys")),
+                recipes=frozenset(Digest.parse(text) for text in _texts(values, "recipes")),
+                fraction=_number(values, "fraction", default.fraction),
+                confidence=_number(values, "confidence", default.confidence),
+                top_updates=_whole(values, "top_updates", default.top_updates),
+                unsafe_no_sandbox=_switch(values, "unsafe_no_sandbox"),
+            )
+        except PolicyError:
+            raise
+        except PolchainError as error:
+            raise PolicyError(f"{path}: {error}", hint=error.hint) from error
+
+
+def _texts(values: dict[str, object], name: str) -> list[str]:
+    items = values.get(name, [])
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise PolicyError(f"{name} is a list of strings")
+    return items
+
+
+def _number(values: dict[str, object], name: str, default: float) -> float:
+    value = values.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PolicyError(f"{name} is a number")
+    return float(value)
+
+
+def _whole(values: dict[str, object], name: str, default: int) -> int:
+    value = values.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PolicyError(f"{name} is a whole number")
+    return value
+
+
+def _switch(values: dict[str, object], name: str) -> bool:
+    value = values.get(name, False)
+    if not isinstance(value, bool):
+        raise PolicyError(f"{name} is true or false")
+    return value

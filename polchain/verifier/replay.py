@@ -1,0 +1,271 @@
+"""Replay: Challenge -> Reproductions.
+
+Each picked segment is trained again from its claimed opening state, in a child that sees nothing else of the claim,
+and the state it closes with is compared, group by group, with what the log commits to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from polchain.core.entries import CheckpointEntry
+from polchain.core.manifest import Snapshot
+from polchain.errors import DatasetError, PolchainError, WorkerError
+from polchain.storage.checkpoints import read_tensors
+from polchain.training.dataset import check_samples
+from polchain.training.distance import distance, norm, update_size, worst_tensor
+from polchain.training.fingerprint import Setting
+from polchain.training.worker import Program, Replayed, Worker
+from polchain.verifier.challenge import Challenge, Pick
+from polchain.verifier.integrity import IntactClaim, Segment
+from polchain.verifier.tolerance import Fingerprint, comparable, examine, false_setting, largest_error
+
+__all__ = ["Bench", "Outcome", "Reproduction", "measure_updates", "replay", "replay_initial"]
+
+INITIAL_TOLERANCE = 1e-3
+UPDATE_TOLERANCE = 1e-6
+
+
+class Outcome(Enum):
+    """What came of one challenged segment, or of the initial state."""
+
+    EXACT = "reproduced exactly"
+    REFUTED = "refuted"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """One replayed segment against what the prover claimed.
+
+    Attributes:
+        pick: the segment and why it was picked; None for the initial state.
+        outcome: what came of it.
+        rho: |replayed - claimed| / |replayed update|, dimensionless; NaN where nothing was replayed.
+        seconds: wall time.
+        reason: what differs or is missing; empty where it was reproduced.
+    """
+
+    pick: Pick | None
+    outcome: Outcome
+    rho: float
+    seconds: float
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """What was replayed, in words."""
+        return "initial state" if self.pick is None else f"steps {self.pick.segment.first} to {self.pick.segment.last}"
+
+
+class Bench:
+    """The children that replay one claim's program: one per setting, started when first needed."""
+
+    def __init__(self, program: Program, setting: Setting, data: Path, *, timeout: float = 3600.0) -> None:
+        self.setting = setting
+        self._make: Callable[[Setting], Worker] = lambda s: Worker(program, s, data, timeout=timeout)
+        self._workers: dict[Setting, Worker] = {}
+        self.here: Fingerprint = {}
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    def worker(self, setting: Setting | None = None) -> Worker:
+        """The child with this setting; the claim's own where none is named."""
+        wanted = setting or self.setting
+        if wanted not in self._workers:
+            self._workers[wanted] = self._make(wanted)
+        return self._workers[wanted]
+
+
+def measure_updates(intact: IntactClaim) -> tuple[list[tuple[float, float]], list[str]]:
+    """Size of each segment's update, and relative to the weights, from the disclosed states; and what is false of them.
+
+    Where a state is not disclosed the entry's own figure stands in, and the relative size is 0.
+
+    Returns:
+        The sizes by segment, and a sentence for each entry that claims another size than its states have.
+    """
+    sizes: list[tuple[float, float]] = []
+    false: list[str] = []
+    before: Snapshot | None = None
+    for index, entry in enumerate(intact.checkpoints):
+        after = _state(intact, entry)
+        if index > 0:
+            claimed = entry.update.l2 if entry.update is not None else 0.0
+            if before is not None and after is not None:
+                size = update_size(before, after)
+                weights = norm(before)
+                sizes.append((size.l2, size.l2 / weights if weights > 0 else math.inf))
+                # Non-finite weights have no size to compare.
+                if math.isfinite(size.l2) and not math.isclose(
+                    size.l2, claimed, rel_tol=UPDATE_TOLERANCE, abs_tol=1e-30
+                ):
+                    false.append(
+                        f"the entry of step {entry.step} claims an update of {claimed:.6g}, "
+                        f"its states are {size.l2:.6g} apart"
+                    )
+            else:
+                sizes.append((claimed, 0.0))
+        before = after
+    return sizes, false
+
+
+def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> Reproduction:
+    """Build the initial state from the seed, in a child that is shown no state, and compare."""
+    assert intact.seed is not None
+    entry = intact.checkpoints[0]
+    try:
+        built, here = bench.worker().initial(intact.seed)
+        bench.here = here
+    except DatasetError:
+        raise
+    except PolchainError as error:
+        return Reproduction(None, Outcome.INCONCLUSIVE, math.nan, 0.0, f"the initial state could not be built: {error}")
+    if built.manifest.roots() == entry.roots:
+        return Reproduction(None, Outcome.EXACT, 0.0, 0.0)
+    state = _state(intact, entry)
+    if state is None:
+        return Reproduction(
+            None, Outcome.INCONCLUSIVE, math.nan, 0.0, "differs, and the initial state is not disclosed"
+        )
+    row = worst_tensor(state, built)
+    length = norm(built)
+    gap = distance(state, built).l2 / length if length > 0 else math.inf
+    if gap > INITIAL_TOLERANCE and not comparable(claimed, here):
+        again, _ = bench.worker().initial(intact.seed)
+        if again.manifest.roots() == built.manifest.roots():
+            reason = f"the initial weights are not the ones that the seed gives: {row} differs, {gap:.2g} of their norm"
+            return Reproduction(None, Outcome.REFUTED, gap, 0.0, reason)
+    return Reproduction(None, Outcome.INCONCLUSIVE, gap, 0.0, f"the initial state is not regenerated: {row} differs")
+
+
+def replay(
+    intact: IntactClaim, challenge: Challenge, bench: Bench, leaves: Sequence[bytes], claimed: Fingerprint
+) -> Iterator[Reproduction]:
+    """Replay the picked segments, one after the other; stops after the first that convicts the prover.
+
+    Args:
+        intact: the claim.
+        challenge: what to replay.
+        bench: the children that replay its program.
+        leaves: the leaf hashes of the committed dataset.
+        claimed: the execution fingerprint that the claim states.
+
+    Raises:
+        DatasetError: the data at hand is not the data that was committed.
+    """
+    for pick in challenge.picks:
+        found = _replay_one(intact, pick, bench, leaves, claimed)
+        yield found
+        if found.outcome is Outcome.REFUTED:
+            return
+
+
+def _replay_one(
+    intact: IntactClaim, pick: Pick, bench: Bench, leaves: Sequence[bytes], claimed: Fingerprint
+) -> Reproduction:
+    segment = pick.segment
+    opening = _state(intact, segment.opening)
+    if opening is None:
+        return Reproduction(
+            pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"the state of step {segment.first} is not disclosed"
+        )
+    try:
+        result = _run(intact, segment, bench.worker(), opening)
+        indices = [i for batch in _batches(intact, segment) for i in batch]
+        check_samples(indices, result.samples, leaves)
+    except DatasetError:
+        raise
+    except PolchainError as error:
+        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"could not be replayed: {error}")
+    obstacles = comparable(claimed, result.fingerprint)
+
+    if result.opening.roots() != segment.opening.roots:
+        setting = false_setting(opening.manifest, result.opening)
+        if setting and not obstacles:
+            return Reproduction(
+                pick, Outcome.REFUTED, math.nan, result.seconds, f"step {segment.first}: the optimizer's {setting}"
+            )
+        row = worst_tensor(opening, Snapshot(result.opening, {}))
+        return Reproduction(
+            pick, Outcome.INCONCLUSIVE, math.nan, result.seconds,
+            f"the opening state is another one after it was put back: {row}",
+        )  # fmt: skip
+
+    closing = result.closings[-1]
+    if closing.snapshot.manifest.roots() == segment.closing.roots:
+        if segment.closing.loss is not None and closing.loss != segment.closing.loss:
+            reason = f"the state is reproduced, the logged loss {segment.closing.loss:.6g} is not: {closing.loss}"
+            return Reproduction(pick, Outcome.INCONCLUSIVE, 0.0, result.seconds, reason)
+        return Reproduction(pick, Outcome.EXACT, 0.0, result.seconds)
+
+    state = _state(intact, segment.closing)
+    if state is None:
+        reason = f"differs, and the state of step {segment.last} is not disclosed"
+        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, result.seconds, reason)
+    return _examine(intact, pick, bench, opening, state, closing.snapshot, obstacles, result.seconds)
+
+
+def _examine(
+    intact: IntactClaim,
+    pick: Pick,
+    bench: Bench,
+    opening: Snapshot,
+    claimed: Snapshot,
+    first: Snapshot,
+    obstacles: list[str],
+    seconds: float,
+) -> Reproduction:
+    segment = pick.segment
+
+    def again() -> Snapshot:
+        return _run(intact, segment, bench.worker(), opening).closings[-1].snapshot
+
+    def elsewhere() -> list[Snapshot]:
+        found = []
+        for setting in bench.setting.others():
+            worker = bench.worker(setting)
+            try:
+                found.append(_run(intact, segment, worker, opening).closings[-1].snapshot)
+            except PolchainError:
+                continue  # a setting that this machine does not have: examine() counts those it got
+        return found
+
+    try:
+        result = examine(opening, claimed, first, again, elsewhere, obstacles)
+    except PolchainError as error:
+        rho, _ = largest_error(opening, claimed, first)
+        return Reproduction(pick, Outcome.INCONCLUSIVE, rho, seconds, f"differs, and a second replay failed: {error}")
+    outcome = Outcome.REFUTED if result.refuted else Outcome.INCONCLUSIVE
+    where = f"first {worst_tensor(claimed, first)}"
+    return Reproduction(pick, outcome, result.rho, seconds, f"{result.reason} ({where})")
+
+
+def _run(intact: IntactClaim, segment: Segment, worker: Worker, opening: Snapshot) -> Replayed:
+    assert intact.seed is not None
+    result = worker.replay(intact.seed, segment.first, segment.last, _batches(intact, segment), opening)
+    if [closing.step for closing in result.closings] != [segment.last]:
+        raise WorkerError("the replay ended at another step than it was asked for")
+    return result
+
+
+def _batches(intact: IntactClaim, segment: Segment) -> list[list[int]]:
+    assert intact.order is not None
+    return list(intact.order.batches(segment.first, segment.last))
+
+
+def _state(intact: IntactClaim, entry: CheckpointEntry) -> Snapshot | None:
+    manifest = intact.claim.manifest(entry.state)
+    path = intact.claim.checkpoint(entry.state)
+    if manifest is None or path is None:
+        return None
+    return read_tensors(path, manifest)

@@ -1,0 +1,245 @@
+"""The verdict on one claim.
+
+The first that applies:
+
+    REFUTED        a signed statement is false, and which
+    INCONCLUSIVE   something is missing, and what: an unmet bound, an unpinned key, a foreign run
+    COMPUTED       reproduced, but nobody vouched for the recipe
+    VERIFIED       integrity; key pinned; recipe vouched; initial state regenerated from the seed; all replayed
+                   segments reproduced exactly; the bound within the policy
+
+Replay proves that a program ran; only the program's text makes it learning.
+(CONSISTENT, between COMPUTED and VERIFIED, comes with calibrated comparison.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from polchain.core.digest import Digest
+from polchain.core.encoding import JSON
+from polchain.core.manifest import Manifest
+from polchain.verifier.challenge import Challenge
+from polchain.verifier.integrity import IntactClaim
+from polchain.verifier.policy import Policy
+from polchain.verifier.replay import Outcome, Reproduction
+from polchain.verifier.soundness import Bound, escape_probability
+
+__all__ = ["MEANING", "Ruled", "Verdict", "judge", "judge_unreplayed"]
+
+MEANING = "Replay proves that a program ran; only the program's text makes it learning."
+
+
+class Ruled(Enum):
+    """The outcome for one claim."""
+
+    REFUTED = "REFUTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    COMPUTED = "COMPUTED"
+    CONSISTENT = "CONSISTENT"
+    VERIFIED = "VERIFIED"
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with."""
+        return {Ruled.VERIFIED: 0, Ruled.REFUTED: 1}.get(self, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome for one claim, and everything that it rests on.
+
+    Attributes:
+        outcome: the verdict.
+        reasons: why, most important first.
+        bound: what the replayed sample proves.
+        reproductions: what each replay found, the initial state first.
+        challenge: what was drawn; None where nothing was.
+        vouched: whether the verifier had accepted the recipe's text.
+        program: digest of the recipe's text, entry point and arguments; None for a foreign run.
+        origin: whose log, which run.
+        entries, steps: sizes of the log.
+        key: the signing key.
+        pinned: whether that key came from outside the claim.
+        remarks: what was not checked, or differs without being wrong.
+    """
+
+    outcome: Ruled
+    reasons: tuple[str, ...]
+    bound: Bound
+    reproductions: tuple[Reproduction, ...]
+    challenge: Challenge | None
+    vouched: bool
+    program: Digest | None
+    origin: str
+    entries: int
+    steps: int
+    key: str
+    pinned: bool
+    remarks: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 VERIFIED, 1 REFUTED, 3 otherwise."""
+        return self.outcome.exit_code
+
+    def to_json(self) -> dict[str, JSON]:
+        """The machine-readable verdict, as docs/verdict.md has it; floats as decimal strings."""
+        replays: list[JSON] = [
+            {
+                "what": item.name,
+                "picked": list(item.pick.reasons) if item.pick is not None else ["initial"],
+                "outcome": item.outcome.name,
+                "rho": repr(item.rho),
+                "seconds": f"{item.seconds:.3f}",
+                "reason": item.reason,
+            }
+            for item in self.reproductions
+        ]
+        value: dict[str, JSON] = {
+            "verdict": self.outcome.value,
+            "meaning": MEANING,
+            "reasons": list(self.reasons),
+            "origin": self.origin,
+            "key": self.key,
+            "key_pinned": self.pinned,
+            "entries": self.entries,
+            "steps": self.steps,
+            "recipe_vouched": self.vouched,
+            "bound": {
+                "draws": self.bound.draws,
+                "fraction": repr(self.bound.fraction),
+                "confidence": repr(self.bound.confidence),
+                "escape": repr(self.bound.escape),
+                "replayed_steps": self.bound.replayed,
+                "met": self.bound.met,
+                "sentence": str(self.bound),
+            },
+            "replays": replays,
+            "remarks": list(self.remarks),
+        }
+        if self.program is not None:
+            value["recipe"] = str(self.program)
+        if self.challenge is not None:
+            value["challenge_seed"] = self.challenge.seed.hex()
+        return value
+
+
+def judge(
+    intact: IntactClaim,
+    challenge: Challenge,
+    reproductions: Sequence[Reproduction],
+    policy: Policy,
+    *,
+    vouched: bool,
+    false_statements: Sequence[str] = (),
+    first_manifest: Manifest | None = None,
+    remarks: Sequence[str] = (),
+) -> Verdict:
+    """The verdict that these reproductions carry.
+
+    Args:
+        intact: the claim.
+        challenge: what was to be replayed.
+        reproductions: what came of it, the initial state included; fewer than picked where one convicted.
+        policy: what the verifier demands.
+        vouched: whether the recipe's text is accepted.
+        false_statements: signed statements that were found false without replay.
+        first_manifest: the rows of the state of step 0, where disclosed.
+        remarks: what else the reader should know.
+    """
+    refuting = list(false_statements)
+    if first_manifest is not None and first_manifest.group("optimizer") and intact.genesis.parent is None:
+        refuting.append(f"the optimizer state at step 0 is not empty: {first_manifest.group('optimizer')[0].name}")
+    refuting += [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.REFUTED]
+    bound = _bound(intact, challenge, reproductions, policy)
+    missing = _missing(intact, challenge, reproductions, bound)
+    if refuting:
+        outcome, reasons = Ruled.REFUTED, refuting
+    elif missing:
+        outcome, reasons = Ruled.INCONCLUSIVE, missing
+    elif not vouched:
+        outcome = Ruled.COMPUTED
+        reasons = ["every replay is exact, but nobody vouched for the recipe: read it, then pass --trust-recipe"]
+    else:
+        outcome, reasons = Ruled.VERIFIED, [f"{len(reproductions)} replays, all exact; {bound}"]
+    return _verdict(intact, outcome, reasons, bound, reproductions, challenge, vouched, remarks)
+
+
+def judge_unreplayed(intact: IntactClaim, policy: Policy, reasons: Sequence[str], *, vouched: bool) -> Verdict:
+    """The verdict on a claim of which nothing could be replayed: INCONCLUSIVE, with what is missing."""
+    bound = Bound(0, policy.fraction, policy.confidence, 1.0, 0, intact.steps)
+    return _verdict(intact, Ruled.INCONCLUSIVE, [*reasons, *_unpinned(intact)], bound, (), None, vouched, ())
+
+
+def _bound(intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Reproduction], policy: Policy) -> Bound:
+    exact = {r.pick.segment.index for r in reproductions if r.pick is not None and r.outcome is Outcome.EXACT}
+    segments = intact.segments
+    replayed = sum(segment.steps for segment in segments if segment.index in exact)
+    # A draw counts only where the segment that holds it was reproduced.
+    answered = sum(1 for step in challenge.draws if any(s.first <= step < s.last for s in segments if s.index in exact))
+    complete = intact.steps > 0 and replayed == intact.steps
+    escape = 0.0 if complete else escape_probability(policy.fraction, answered)
+    return Bound(answered, policy.fraction, policy.confidence, escape, replayed, intact.steps)
+
+
+def _missing(
+    intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Reproduction], bound: Bound
+) -> list[str]:
+    missing = [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.INCONCLUSIVE]
+    answered = {item.pick.segment.index for item in reproductions if item.pick is not None}
+    missing += [
+        f"steps {pick.segment.first} to {pick.segment.last} were picked, but not replayed"
+        for pick in challenge.picks
+        if pick.segment.index not in answered
+    ]
+    if not any(item.pick is None for item in reproductions):
+        missing.append("the initial state was not regenerated")
+    if intact.genesis.parent is not None:
+        missing.append("the run continues another one, which cannot be verified yet")
+    if intact.key_changes:
+        missing.append("the log rotates or revokes keys, which cannot be evaluated yet")
+    if not bound.met:
+        missing.append(f"the bound is not met: {bound}")
+    return missing + _unpinned(intact)
+
+
+def _unpinned(intact: IntactClaim) -> list[str]:
+    return (
+        []
+        if intact.pinned
+        else ["the prover's key is not pinned: pass the key that you know to be the prover's with --key"]
+    )
+
+
+def _verdict(
+    intact: IntactClaim,
+    outcome: Ruled,
+    reasons: Sequence[str],
+    bound: Bound,
+    reproductions: Sequence[Reproduction],
+    challenge: Challenge | None,
+    vouched: bool,
+    remarks: Sequence[str],
+) -> Verdict:
+    recipe = intact.genesis.recipe
+    source = intact.start.source if intact.start is not None else ""
+    weak = ["the seed is the prover's own choice, not a beacon's: it could have been picked among many"]
+    untimed = ["the log is not anchored: it says what, not when"]
+    return Verdict(
+        outcome=outcome,
+        reasons=tuple(reasons),
+        bound=bound,
+        reproductions=tuple(reproductions),
+        challenge=challenge,
+        vouched=vouched,
+        program=recipe.program() if recipe is not None else None,
+        origin=intact.head.origin,
+        entries=intact.head.size,
+        steps=intact.steps,
+        key=str(intact.genesis.key),
+        pinned=intact.pinned,
+        remarks=(*remarks, *(weak if source == "prover" else []), *untimed),
+    )
