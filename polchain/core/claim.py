@@ -105,7 +105,9 @@ class Claim:
         """
         names = [name for name in self.files if name.startswith("recipe/")]
         if sum(self.files[name].size for name in names) > RECIPE_LIMIT:
-            raise FormatError(f"the recipe is over {RECIPE_LIMIT} bytes", hint="a recipe is text: data belongs in the dataset")
+            raise FormatError(
+                f"the recipe is over {RECIPE_LIMIT} bytes", hint="a recipe is text: data belongs in the dataset"
+            )
         return {name.removeprefix("recipe/"): _read(self.path, name, RECIPE_LIMIT) for name in names}
 
     def manifest(self, state: Digest) -> Manifest | None:
@@ -164,7 +166,9 @@ def _read(root: Path, name: str, limit: int) -> bytes:
     try:
         descriptor = os.open(root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise MissingFileError(f"{name} is not in the claim, or cannot be read", hint="ask the prover for it") from error
+        raise MissingFileError(
+            f"{name} is not in the claim, or cannot be read", hint="ask the prover for it"
+        ) from error
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

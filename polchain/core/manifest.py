@@ -7,7 +7,8 @@ A manifest is canonical JSON, rows sorted by the bytes of their names:
     {"kind": "tensor", "name": "model/fc.weight", "role": "parameter", "dtype": "F32", "shape": [10, 64],
      "size": 2560, "digest": "blake3:..."}                                role: parameter, buffer or state
     {"kind": "alias",  "name": "model/head.weight", "target": "model/embed.weight"}          a tied tensor
-    {"kind": "scalar", "name": "schedule/settings/0/lr", "type": "float", "value": "0x1.0p-4"}  int, float, bool, str, none
+    {"kind": "scalar", "name": "schedule/settings/0/lr", "type": "float", "value": "0x1.0p-4"}
+                                                                             type: int, float, bool, str or none
     {"kind": "file",   "name": "extra/rng_state.pth", "size": 14244, "digest": "blake3:..."}   recorded unopened
 
 The part of a name before the first slash is its group: model, optimizer, schedule or extra. Each group has an
@@ -48,6 +49,8 @@ MANIFEST_LIMIT = 256 * 1024 * 1024
 MAX_NAME = 1024
 MAX_ROWS = 4_000_000
 MAX_DIMENSIONS = 32
+MAX_TEXT = 4096
+MAX_INT = 10**39
 ROLES = ("parameter", "buffer", "state")
 
 # Element sizes in bytes, by the names that safetensors gives them.
@@ -101,12 +104,21 @@ class AliasRow:
         return {"kind": "alias", "name": self.name, "target": self.target}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ScalarRow:
     """A named Python number, string or None. Its text form is exact, so equal rows are equal values."""
 
     name: str
     value: Scalar
+
+    # By type and text: to Python 1, 1.0 and True are equal, as 0.0 and -0.0 are, and NaN is not equal to itself.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScalarRow):
+            return NotImplemented
+        return (self.name, self.type, self.text) == (other.name, other.type, other.text)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.type, self.text))
 
     @property
     def type(self) -> str:
@@ -263,6 +275,14 @@ def _check_row(row: Row, by_name: Mapping[str, Row]) -> None:
         target = by_name.get(row.target)
         if not isinstance(target, TensorRow) or group_of(row.target) != group:
             raise ManifestError(f"{row.name}: {row.target!r} is not a tensor of the same group")
+    elif isinstance(row, ScalarRow):
+        value = row.value
+        if value is not None and type(value) not in (bool, int, float, str):
+            raise ManifestError(f"{row.name}: a {type(value).__name__} is no scalar")
+        if (isinstance(value, int) and abs(value) >= MAX_INT) or (isinstance(value, str) and len(value) > MAX_TEXT):
+            raise ManifestError(f"{row.name}: a scalar that is too long")
+    elif row.digest.algorithm != "blake3" or not 0 <= row.size < 2**53:
+        raise ManifestError(f"{row.name}: a file has a size and is hashed with blake3")
 
 
 def _parse_row(value: JSON) -> Row:
@@ -279,7 +299,7 @@ def _parse_row(value: JSON) -> Row:
     elif kind == "alias":
         row = AliasRow(name, fields.str("target", max_length=MAX_NAME))
     elif kind == "scalar":
-        row = ScalarRow(name, _parse_scalar(fields.str("type"), fields.str("value", max_length=4096), name))
+        row = ScalarRow(name, _parse_scalar(fields.str("type"), fields.str("value", max_length=MAX_TEXT), name))
     elif kind == "file":
         row = FileRow(name, fields.int("size"), Digest.parse(fields.str("digest")))
     else:

@@ -8,13 +8,13 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from polchain.errors import UsageError
+from polchain.prover.launch import Launch
 from polchain.training import loop
 from polchain.training.batches import Augment, Collate
 from polchain.training.child import current_host
@@ -25,19 +25,7 @@ from polchain.training.session import Every, Host, Options, Session, configure
 __all__ = ["Launch", "launch", "record", "train"]
 
 
-@dataclass(slots=True)
-class Launch:
-    """How this process was started by `polchain init` or `polchain train`; empty for a script run by hand.
-
-    Attributes:
-        run: the run's folder, in place of the path that the script names.
-        stop_at_genesis: write the genesis and end.
-    """
-
-    run: Path | None = None
-    stop_at_genesis: bool = False
-
-
+# How this process was started; replaced by `launch.run_script`.
 launch = Launch()
 
 
@@ -114,5 +102,8 @@ def _host(path: Path, enabled: bool) -> Any:
     # Here, because a child needs neither a ledger nor keys.
     from polchain.prover.recorder import Recorder, SeedOnly
 
-    host: Host = Recorder(path, stop_at_genesis=launch.stop_at_genesis) if enabled else SeedOnly(path)
+    if not enabled:
+        return SeedOnly(path)
+    launch.begun = True
+    host: Host = Recorder(path, launch)
     return host

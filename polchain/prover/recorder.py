@@ -35,6 +35,7 @@ from polchain.errors import (
     RecipeChangedError,
     UsageError,
 )
+from polchain.prover.launch import Launch
 from polchain.prover.program import find_program
 from polchain.prover.selfcheck import SelfCheck
 from polchain.prover.settings import RunSettings
@@ -58,9 +59,9 @@ class Recorder:
 
     witnesses = False
 
-    def __init__(self, folder: Path, *, stop_at_genesis: bool = False) -> None:
+    def __init__(self, folder: Path, launch: Launch | None = None) -> None:
         self.folder = folder.resolve()
-        self.stop_at_genesis = stop_at_genesis
+        self.launch = launch or Launch()
         self.store = CheckpointStore(self.folder)
         self.ledger: Ledger | None = None
         self._pending: list[CheckpointEntry] = []
@@ -76,7 +77,7 @@ class Recorder:
             raise DatasetError(
                 f"the data cannot be read: {error}", hint="say where it is with --data FOLDER or POLCHAIN_DATA"
             ) from error
-        settings = RunSettings.read(self.folder)
+        settings = self.launch.settings or RunSettings.read(self.folder)
         key = read_key(settings.key_file, PassphraseSource.from_environment())
         if not (self.folder / DATABASE).exists():
             genesis = Genesis(
@@ -95,7 +96,7 @@ class Recorder:
         # Drawn once, before `start` publishes it, so that a crash in between changes nothing.
         if self.ledger.note("seed") is None:
             self.ledger.set_note("seed", secrets.token_hex(32))
-        if self.stop_at_genesis:
+        if self.launch.stop_at_genesis:
             self._stop()
         self.seed = seed_of(self.ledger)
         self.order = BatchOrder(self.seed, len(dataset), options.configuration.batch_size)
@@ -125,6 +126,7 @@ class Recorder:
             self._tail = self._entry(0, snapshot, None, None, chain_base(self.ledger.genesis))
             self.ledger.append(self._tail)
             self._last = snapshot
+            self._show_progress(0)
             return Stretch(0, steps)
         at = self._last_kept(committed)
         snapshot = self.store.get(committed[at].state)
@@ -133,6 +135,7 @@ class Recorder:
         self._tail, self._pending = committed[at], committed[at + 1 :]
         self._last = snapshot
         log.info("resuming at step %d", committed[at].step)
+        self._show_progress(committed[at].step)
         return Stretch(committed[at].step, max(steps, committed[at].step))
 
     def indices(self, step: int) -> Sequence[int]:
@@ -144,6 +147,10 @@ class Recorder:
 
     def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
         """Keep the state, then append its entry; entries that exist must come out the same."""
+        self._record(step, snapshot, loss)
+        self._show_progress(step)
+
+    def _record(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
         assert self.ledger is not None
         before = self._tail
         entry = self._entry(step, snapshot, before, loss, before.chain.value)
@@ -227,7 +234,16 @@ class Recorder:
         for name, text in self.program.files.items():
             write_durably(self.folder / "recipe" / name, text)
 
+    def _show_progress(self, step: int) -> None:
+        assert self.ledger is not None
+        assert self.ledger.genesis.configuration is not None
+        if self.launch.on_checkpoint is not None:
+            self.launch.on_checkpoint(step, self.ledger.genesis.configuration.steps)
+
     def _stop(self) -> NoReturn:
+        assert self.ledger is not None
+        if self.launch.on_genesis is not None:
+            self.launch.on_genesis(self.ledger)
         self.close(failed=False)
         sys.stdout.flush()
         sys.stderr.flush()

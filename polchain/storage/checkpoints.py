@@ -10,6 +10,7 @@ hashes each tensor. torch is not needed for it, and any safetensors reader can r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -21,7 +22,7 @@ from polchain.core.digest import Digest, blake3
 from polchain.core.manifest import DTYPES, MANIFEST_LIMIT, Manifest, Snapshot, TensorRow
 from polchain.errors import CheckpointMissingError, ManifestError, StorageError
 
-__all__ = ["CheckpointStore", "read_tensors", "write_durably"]
+__all__ = ["CheckpointStore", "make_folder", "read_tensors", "sync_folder", "write_durably"]
 
 
 class CheckpointStore:
@@ -125,7 +126,7 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with partial.open("wb") as file:
             for part in parts:
                 file.write(part)
@@ -134,8 +135,18 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
         partial.rename(path)
         sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror}", hint="free some space, then go on") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; the new names are durable when this returns."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -148,7 +159,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def _missing(path: Path) -> CheckpointMissingError:
-    return CheckpointMissingError(f"{path.parent.name}/{path.name} is not there", hint="restore it, or go without that state")
+    return CheckpointMissingError(
+        f"{path.parent.name}/{path.name} is not there", hint="restore it, or go without that state"
+    )
 
 
 def _ordered(manifest: Manifest) -> list[TensorRow]:

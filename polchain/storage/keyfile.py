@@ -38,7 +38,16 @@ class PassphraseSource:
 
     @classmethod
     def from_environment(cls) -> PassphraseSource:
-        """`POLCHAIN_PASSPHRASE_FILE`, where it is set."""
+        """`POLCHAIN_PASSPHRASE_FD` or `POLCHAIN_PASSPHRASE_FILE`, where one is set.
+
+        Raises:
+            UsageError: the descriptor is not a number.
+        """
+        number = os.environ.get("POLCHAIN_PASSPHRASE_FD")
+        if number:
+            if not number.isdecimal() or len(number) > 9:
+                raise UsageError("POLCHAIN_PASSPHRASE_FD is not the number of a file descriptor")
+            return cls(descriptor=int(number))
         name = os.environ.get("POLCHAIN_PASSPHRASE_FILE")
         return cls(file=Path(name) if name else None)
 

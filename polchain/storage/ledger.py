@@ -2,11 +2,12 @@
 
     ledger.db    entries(number, data)   heads(size, note)   sidecar(number, committed_at)   notes(name, value)
     head.note    the last head, renamed into place after each append
-    lock         held by the one process that writes
+    lock         held by the one process that writes, and not by what it forks
 
 An append is one transaction (WAL, synchronous=FULL): the entry goes in, is read back, the head over it is signed and
-goes in beside it. Only when it is durable does `head.note` follow. So a crash leaves a head.note that is at most behind,
-which the next writer mends; one that is *ahead* means that the database was put back to an older state, and is refused.
+goes in beside it. Only when it is durable does `head.note` follow. So a crash leaves a head.note that is at most
+behind, which the next writer mends; one that is *ahead* means that the database was put back to an older state, and is
+refused.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from polchain.core.merkle import Frontier, leaf_hash
 from polchain.core.note import PrivateKey, TreeHead, open_head, origin_of, sign_head
 from polchain.errors import (
     ChainError,
+    EvidenceError,
     FormatError,
     KeyMismatchError,
     MissingFileError,
@@ -36,8 +38,9 @@ from polchain.errors import (
     StorageError,
     UsageError,
 )
+from polchain.storage.checkpoints import make_folder, sync_folder
 
-__all__ = ["Ledger", "find_run"]
+__all__ = ["Ledger", "find_run", "locked"]
 
 DATABASE = "ledger.db"
 HEAD = "head.note"
@@ -90,12 +93,16 @@ class Ledger:
             UsageError: there is a run already.
             StorageError: the disk refused.
         """
-        if (folder / DATABASE).exists():
-            raise UsageError(f"there is a run at {folder} already", hint="choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise StorageError(f"cannot make a run at {folder}: {error.strerror}") from error
         lock = _lock(folder)
         partial = folder / f".{DATABASE}.{os.getpid()}.partial"
         try:
+            # Under the lock: of two that begin at once, one finds the other's.
+            if (folder / DATABASE).exists():
+                raise UsageError(f"there is a run at {folder} already", hint="choose another folder")
             db = _open(partial)
             db["entries"].create({"number": int, "data": bytes}, pk="number")  # type: ignore[union-attr]
             db["heads"].create({"size": int, "note": bytes}, pk="size")  # type: ignore[union-attr]
@@ -111,17 +118,20 @@ class Ledger:
             for leftover in (f"{partial}-wal", f"{partial}-shm"):
                 Path(leftover).unlink(missing_ok=True)
             partial.rename(folder / DATABASE)
+            sync_folder(folder)
         except (OSError, sqlite3.Error) as error:
             partial.unlink(missing_ok=True)
             raise StorageError(f"cannot make a run at {folder}: {error}") from error
         finally:
-            os.close(lock)
+            _unlock(lock)
         return cls(folder, key)
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -149,7 +159,8 @@ class Ledger:
 
         Raises:
             ChainError: its `prev` is not the present root.
-            StorageError: the disk refused; nothing was appended.
+            StorageError: the disk refused the entry, and nothing was appended; or it refused head.note alone, which
+                the next opening mends.
         """
         if self.key is None:
             raise UsageError("the ledger was opened to read")
@@ -190,10 +201,16 @@ class Ledger:
             raise MissingFileError(f"the log has no entry {number}", hint=f"it has entries 0 to {self.size - 1}")
         return parse_entry(row[0])
 
-    def head(self) -> bytes:
-        """The last signed head."""
-        (note,) = self.db.conn.execute("SELECT note FROM heads WHERE size = ?", (self.size,)).fetchone()
-        return bytes(note)
+    def head(self, size: int | None = None) -> bytes:
+        """The last signed head, or the one over `size` entries; empty where the log never had that size.
+
+        Raises:
+            ChainError: the last head is not there.
+        """
+        found = self._note(self.size if size is None else size)
+        if found is None and size is None:
+            raise ChainError(f"no head of size {self.size}")
+        return found or b""
 
     def times(self) -> dict[int, float]:
         """When each entry was committed by this machine's clock, seconds since 1970. Signed by nobody."""
@@ -205,9 +222,16 @@ class Ledger:
         return None if row is None else str(row[0])
 
     def set_note(self, name: str, value: str) -> None:
-        """Keep a private note."""
-        with _transaction(self.db):
-            self.db.conn.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+        """Keep a private note.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        try:
+            with _transaction(self.db):
+                self.db.conn.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+        except sqlite3.Error as error:
+            raise StorageError(f"the ledger refused a note: {error}", hint="free some space, then go on") from error
 
     def check(self) -> None:
         """Check the whole ledger: every entry links to the root before it, and every head signs its tree.
@@ -216,29 +240,38 @@ class Ledger:
             ChainError, FormatError, SignatureError: which entry is wrong, and how.
         """
         frontier = Frontier()
-        notes = dict(self.db.conn.execute("SELECT size, note FROM heads"))
         for number, data in enumerate(self.entries()):
             entry = parse_entry(data)
             if entry.prev.value != frontier.root():
                 raise ChainError(f"entry {number} does not follow the one before it")
             frontier.append(leaf_hash(leaf_data(data)))
-            if number + 1 not in notes:
+            note = self._note(number + 1)
+            if note is None:
                 raise ChainError(f"no head of size {number + 1}")
-            head = open_head(notes[number + 1], self.origin, self.genesis.key)
+            head = open_head(note, self.origin, self.genesis.key)
             if (head.size, head.root) != (frontier.size, frontier.root()):
                 raise ChainError(f"the head of size {number + 1} signs another tree")
-        if len(notes) != frontier.size:
+        (heads,) = self.db.conn.execute("SELECT COUNT(*) FROM heads").fetchone()
+        if heads != frontier.size:
             raise ChainError("the ledger holds heads of entries that it does not hold")
+
+    def _note(self, size: int) -> bytes | None:
+        row = self.db.conn.execute("SELECT note FROM heads WHERE size = ?", (size,)).fetchone()
+        if row is not None and not isinstance(row[0], bytes):
+            raise FormatError(f"the head of size {size} in the ledger is not bytes")
+        return None if row is None else row[0]
 
     def _read_genesis(self) -> Genesis:
         row = self.db.conn.execute("SELECT data FROM entries WHERE number = 0").fetchone()
-        genesis = parse_entry(row[0]) if row else None
+        genesis = parse_entry(row[0]) if row and isinstance(row[0], bytes) else None
         if not isinstance(genesis, Genesis):
             raise ChainError(f"the log at {self.folder} does not begin with a genesis")
         return genesis
 
     def _load(self) -> None:
-        for number, (stored, data) in enumerate(self.db.conn.execute("SELECT number, data FROM entries ORDER BY number")):
+        for number, (stored, data) in enumerate(
+            self.db.conn.execute("SELECT number, data FROM entries ORDER BY number")
+        ):
             if stored != number:
                 raise ChainError(f"entry {number} is missing from the ledger")
             if not isinstance(data, bytes):
@@ -252,12 +285,17 @@ class Ledger:
         if published == note:
             return
         if published:
-            head = open_head(published, self.origin, key.public)
-            earlier = self.db.conn.execute("SELECT note FROM heads WHERE size = ?", (head.size,)).fetchone()
-            if earlier is None or bytes(earlier[0]) != published:
+            try:
+                head = open_head(published, self.origin, key.public)
+            except EvidenceError as error:
+                raise type(error)(
+                    f"{path} is not a head of this log: {error}",
+                    hint="restore it; it shows whether the ledger is the newest",
+                ) from error
+            if self._note(head.size) != published:
                 raise RolledBackError(
                     f"{HEAD} signs {head.size} entries which this ledger of {self.size} does not hold",
-                    hint="the ledger was put back to an older state: restore the newest copy; signing on would fork the log",
+                    hint="the ledger was put back to an older state: restore the newest; signing on would fork the log",
                 )
         self._write_head(note)
 
@@ -272,7 +310,7 @@ class Ledger:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            _unlock(self._lock)
             self._lock = None
 
 
@@ -291,6 +329,20 @@ def find_run(argument: Path | None) -> Path:
         if (folder / SETTINGS).exists() and (folder / DATABASE).exists():
             return folder
     raise UsageError("which run?", hint="name its folder, or set POLCHAIN_RUN")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every writer out of a run for a while.
+
+    Raises:
+        RunLockedError: another process is writing to it.
+    """
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        _unlock(descriptor)
 
 
 def _open(path: Path) -> sqlite_utils.Database:
@@ -312,10 +364,11 @@ def _transaction(db: sqlite_utils.Database) -> Iterator[None]:
     db.conn.execute("BEGIN IMMEDIATE")
     try:
         yield
+        db.conn.execute("COMMIT")
     except BaseException:
-        db.conn.execute("ROLLBACK")
+        if db.conn.in_transaction:  # SQLite has ended it by itself where the disk is full
+            db.conn.execute("ROLLBACK")
         raise
-    db.conn.execute("COMMIT")
 
 
 def _lock(folder: Path) -> int:
@@ -327,5 +380,24 @@ def _lock(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise RunLockedError(f"another process is writing to {folder}", hint="wait for it to end, or stop it") from error
+        raise RunLockedError(
+            f"another process is writing to {folder}", hint="wait for it to end, or stop it"
+        ) from error
+    _held.add(descriptor)
     return descriptor
+
+
+def _unlock(descriptor: int) -> None:
+    if descriptor in _held:
+        _held.remove(descriptor)
+        os.close(descriptor)
+
+
+def _forget_locks() -> None:
+    """In a forked child: a loader's workers outlive a killed trainer by seconds, and must not hold its lock."""
+    while _held:
+        os.close(_held.pop())
+
+
+_held: set[int] = set()
+os.register_at_fork(after_in_child=_forget_locks)

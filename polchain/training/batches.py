@@ -57,9 +57,19 @@ def iterate(maker: BatchMaker, plans: Iterable[Plan], workers: int) -> Iterator[
         return
     # The context is named because its default changes between Python versions, and forked workers need no pickling.
     loader = DataLoader(
-        maker, batch_size=None, sampler=plans, num_workers=workers, multiprocessing_context="fork"  # type: ignore[arg-type]
+        maker,
+        batch_size=None,
+        sampler=plans,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context="fork",
     )
     yield from loader
+
+
+def _as_it_is(batch: Any) -> Any:
+    """What the loader does to a batch; its own default would make tensors of numpy arrays."""
+    return batch
 
 
 @contextmanager

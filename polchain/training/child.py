@@ -179,14 +179,19 @@ def _run(stream: socket.socket, job: Message) -> NoReturn:
         traceback.print_exc()
         _fail(stream, "RecipeError", f"the script raised {type(error).__name__}: {error}")
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(Exception):  # the script may have closed them
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(1)
 
 
 def _fail(stream: socket.socket, kind: str, text: str, hint: str = "") -> None:
     with contextlib.suppress(PolchainError):
-        send(stream, Message("error", {"kind": kind, "text": text[:2000], "hint": hint[:500]}))
+        send(stream, Message("error", {"kind": kind, "text": _sendable(text[:2000]), "hint": _sendable(hint[:500])}))
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 if __name__ == "__main__":

@@ -78,7 +78,16 @@ def decode_sample(data: bytes) -> Any:
     try:
         sample, end = _decode(memoryview(data), 0, 0)
         again = encode_sample(sample) if end == len(data) else b""
-    except (ValueError, IndexError, KeyError, struct.error, TypeError, RecipeError, OverflowError, RuntimeError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        struct.error,
+        TypeError,
+        RecipeError,
+        OverflowError,
+        RuntimeError,
+    ) as error:
         raise FormatError("not the encoding of a sample") from error
     if again != data:
         raise FormatError("not the canonical encoding of a sample")
@@ -151,9 +160,7 @@ def check_opening(opening: Opening, ref: DatasetRef) -> None:
     merkle.check_inclusion(tag("sample") + opening.encoding, opening.index, opening.proof, ref.samples, ref.root.value)
 
 
-def check_samples(
-    indices: Sequence[int], encodings: Sequence[bytes], leaves: Sequence[merkle.Hash]
-) -> None:
+def check_samples(indices: Sequence[int], encodings: Sequence[bytes], leaves: Sequence[merkle.Hash]) -> None:
     """Check the samples that a replay says it used against the leaves of the committed dataset.
 
     Raises:

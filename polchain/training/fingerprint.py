@@ -19,6 +19,8 @@ __all__ = ["Setting", "fingerprint", "setting_of"]
 
 MAX_THREADS = 512
 CUBLAS_WORKSPACE = ":4096:8"
+# libgomp's own default spins for milliseconds: beside other work on the same cores that is ten times slower.
+SPIN_COUNT = "2000"
 # Lowest first. torch takes a capability at its word, so only lower ones than the machine's may be asked for.
 CAPABILITIES = ("default", "avx2", "avx512")
 
@@ -48,6 +50,7 @@ class Setting:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "CUBLAS_WORKSPACE_CONFIG": CUBLAS_WORKSPACE,
+            "GOMP_SPINCOUNT": SPIN_COUNT,
             "POLCHAIN_ONEDNN": "1" if self.onednn else "0",
         }
         if self.threads > (os.cpu_count() or 1):
@@ -62,7 +65,10 @@ class Setting:
     def others(self) -> tuple[Setting, ...]:
         """Two settings of this machine that compute the same program with other roundings."""
         changed = replace(self, threads=1 if self.threads > 1 else 2)
-        return (changed, replace(self, onednn_isa="AVX2" if self.onednn_isa != "AVX2" else "SSE41", capability="default"))
+        return (
+            changed,
+            replace(self, onednn_isa="AVX2" if self.onednn_isa != "AVX2" else "SSE41", capability="default"),
+        )
 
 
 def setting_of(claimed: Fingerprint) -> Setting:

@@ -28,7 +28,7 @@ def run(recipe: Recipe, session: Session) -> nn.Module:
         for piece in _pieces(_move(batch, device), recipe.accumulation):
             with session.autocast():
                 loss = recipe.loss(model, piece) / recipe.accumulation
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -46,7 +46,8 @@ def _move(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {key: _move(value, device) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return type(batch)(_move(value, device) for value in batch)
+        moved = [_move(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     return batch
 
 
@@ -60,4 +61,5 @@ def _pieces(batch: Any, count: int) -> Iterator[Any]:
         parts = {key: list(_pieces(value, count)) for key, value in batch.items()}
         yield from ({key: parts[key][i] for key in parts} for i in range(count))
     else:
-        yield from (type(batch)(piece) for piece in zip(*(_pieces(value, count) for value in batch), strict=True))
+        for piece in zip(*(_pieces(value, count) for value in batch), strict=True):
+            yield type(batch)(*piece) if hasattr(batch, "_fields") else type(batch)(piece)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import random
 import struct
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,6 +50,7 @@ def derive_key(seed: bytes, purpose: str, *numbers: int) -> bytes:
 def seed_everything(key: bytes) -> None:
     """Seed torch's CPU and initialised CUDA generators, `random`, and numpy's legacy state.
 
+    numpy loads its generators when they are first used, by which time they would be unseeded: they are loaded here.
     The generators themselves are seeded: `torch.manual_seed` also formats a stack, at a hundred times the cost.
     """
     import torch
@@ -61,8 +61,7 @@ def seed_everything(key: bytes) -> None:
         for device in torch.cuda.default_generators:
             device.manual_seed(number)
     random.seed(number)
-    if "numpy.random" in sys.modules:
-        np.random.seed(np.frombuffer(key[8:24], dtype="<u4"))
+    np.random.seed(np.frombuffer(key[8:24], dtype="<u4"))
 
 
 def generator(key: bytes) -> torch.Generator:
@@ -115,4 +114,3 @@ def batch_digest(batches: Sequence[Sequence[int]]) -> Digest:
     """BLAKE3 of the indices of some steps in a row, each as u64 little-endian."""
     flat = [index for batch in batches for index in batch]
     return blake3(struct.pack(f"<{len(flat)}Q", *flat))
-

@@ -12,6 +12,7 @@ are run, and where a checkpoint goes:
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -60,11 +61,18 @@ class Options:
 
     def dataset(self) -> MapDataset:
         """The dataset itself; a function is called here."""
-        if isinstance(self.data, type) or not hasattr(self.data, "__getitem__"):
-            if not callable(self.data):
-                raise RecipeError(f"data is a {type(self.data).__name__}: neither a map-style dataset nor a function")
-            return self.data()
-        return self.data
+        found: Any = self.data
+        if isinstance(found, type) or not hasattr(found, "__getitem__"):
+            if not callable(found):
+                raise RecipeError(f"data is a {type(found).__name__}: neither a map-style dataset nor a function")
+            found = found()
+        if not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
+            raise RecipeError(
+                f"data is a {type(found).__name__}, which has no length or no items by index",
+                hint="pass a map-style dataset, or a function that makes one",
+            )
+        dataset: MapDataset = found
+        return dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,7 @@ class Session:
         self.configuration = options.configuration
         self.step = 0
         self._state: TrainingState | None = None
+        self._running = False
         self._per_epoch = False
         self._scaled = False
         self._losses: list[torch.Tensor | float] = []
@@ -121,10 +130,17 @@ class Session:
 
     def __enter__(self) -> Session:
         self._before = _Switches()
-        _determinism(self.configuration)
-        self.seed, dataset = self.host.begin(self.options)
-        if len(dataset) < self.configuration.batch_size:
-            raise UsageError(f"the dataset has {len(dataset)} samples, less than one batch", hint="use a smaller batch_size")
+        try:
+            _determinism(self.configuration)
+            self.seed, dataset = self.host.begin(self.options)
+            if len(dataset) < self.configuration.batch_size:
+                raise UsageError(
+                    f"the dataset has {len(dataset)} samples, less than one batch", hint="use a smaller batch_size"
+                )
+        except BaseException:
+            self._before.restore()
+            self.host.close(failed=True)
+            raise
         self._steps_per_epoch = len(dataset) // self.configuration.batch_size
         self._maker = BatchMaker(dataset, self.seed, self.options.augment, self.options.collate)
         if self.host.witnesses:
@@ -132,7 +148,9 @@ class Session:
         seed_everything(derive_key(self.seed, "init"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._before.restore()
         self.host.close(failed=kind is not None)
 
@@ -199,8 +217,15 @@ class Session:
             RecipeError: the loop does something between steps that could not be replayed; it is named.
         """
         state, stretch = self.state, self._stretch
+        if self._running:
+            raise RecipeError(
+                "batches was called twice",
+                hint="run.batches() gives every step of the run, across epochs: loop over it once",
+            )
+        self._running = True
         plans = _Plans(self.host, stretch)
-        batches = iterate(self._maker, plans, workers)
+        # What a loader's worker is shown stays in the worker: a witness needs the samples here. The bits are the same.
+        batches = iterate(self._maker, plans, 0 if self.host.witnesses else workers)
         goal = self._next_checkpoint(stretch.first)
         self._losses = []
         for step in range(stretch.first, stretch.last):
@@ -215,13 +240,17 @@ class Session:
             yield step, batch
             self._after_step(state, first=step == stretch.first)
             if step + 1 == goal:
+                self._before_checkpoint(state)
                 self.host.checkpoint(goal, take(state), self._mean_loss())
                 goal = self._next_checkpoint(goal)
         self.host.finished()
 
     def log(self, *, loss: torch.Tensor | float) -> None:
-        """Log the loss of this step; its mean since the last checkpoint is in the log entry."""
-        self._losses.append(loss.detach() if isinstance(loss, torch.Tensor) else float(loss))
+        """Log the loss of this step; its mean since the last checkpoint is in the log entry, where it is finite."""
+        if isinstance(loss, torch.Tensor) and loss.numel() != 1:
+            raise RecipeError(f"the loss of step {self.step} has shape {list(loss.shape)}: log one number")
+        # Copied: the loop may go on adding to it in place.
+        self._losses.append(loss.detach().clone() if isinstance(loss, torch.Tensor) else float(loss))
 
     def report(self, name: str, value: float) -> None:
         """Say a figure of the trained model, through the logger; it is not evidence."""
@@ -241,11 +270,11 @@ class Session:
         """
         self.state.restore(snapshot)
         times = step // self._steps_per_epoch if self._per_epoch else step
-        for scheduler in self.state.schedulers.values():
-            for optimizer in self.state.optimizers.values():
-                # The scheduler warns where it is stepped before its optimizer; here the optimizer's steps are past.
-                optimizer._opt_called = True  # type: ignore[attr-defined]
-            for _ in range(times):
+        for optimizer in self.state.optimizers.values():
+            # The scheduler warns where it is stepped before its optimizer; here the optimizer's steps are past.
+            optimizer._opt_called = True  # type: ignore[attr-defined]
+        for _ in range(times):
+            for scheduler in self.state.schedulers.values():  # in turn: two of them may change one optimizer
                 scheduler.step()
 
     def _next_checkpoint(self, step: int) -> int:
@@ -254,7 +283,8 @@ class Session:
     def _mean_loss(self) -> float | None:
         losses = [float(loss) for loss in self._losses]
         self._losses = []
-        return sum(losses) / len(losses) if losses else None
+        mean = sum(losses) / len(losses) if losses else None
+        return mean if mean is not None and math.isfinite(mean) else None
 
     def _count(self, name: str) -> Callable[..., None]:
         def hook(optimizer: Optimizer, arguments: Any, keywords: Any) -> None:
@@ -284,15 +314,33 @@ class Session:
             if getattr(scheduler, "last_epoch", times) != times:
                 raise RecipeError(
                     f"after step {self.step} the scheduler was stepped {scheduler.last_epoch} times, not {times}",
-                    hint="step it once per step, or once per epoch with attach(schedule_per='epoch') and run.epoch_ended",
+                    hint="step it once per step; or, with attach(schedule_per='epoch'), where run.epoch_ended",
                 )
         if first:
             state.capture()  # refuses, by name, optimizer state that is neither tensor nor number
-            if not state.schedulers and self._setting_rows() != self._settings:
+            self._check_settings(state)
+
+    def _before_checkpoint(self, state: TrainingState) -> None:
+        self._check_settings(state)
+        for name, parameter in state.model.named_parameters():
+            if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
                 raise RecipeError(
-                    "the loop changes the optimizer's settings itself",
-                    hint="use a scheduler (LambdaLR takes any function of the step) and attach it",
+                    f"training diverged: after step {self.step} {name} is not finite",
+                    hint="lower the learning rate, or clip gradients; the checkpoints until here are kept",
                 )
+
+    def _check_settings(self, state: TrainingState) -> None:
+        if state.schedulers:
+            return
+        now = self._setting_rows()
+        changed = sorted(
+            name for name in now.keys() | self._settings.keys() if now.get(name) != self._settings.get(name)
+        )
+        if changed:
+            raise RecipeError(
+                f"the loop changes the optimizer's settings itself: {changed[0]}",
+                hint="use a scheduler (LambdaLR takes any function of the step) and attach it",
+            )
 
 
 class _Plans:
@@ -350,6 +398,9 @@ def _determinism(configuration: Configuration) -> None:
                 hint=f"export CUBLAS_WORKSPACE_CONFIG={CUBLAS_WORKSPACE} before starting Python",
             )
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = CUBLAS_WORKSPACE
+    # To set the number of threads, even to what it is, also switches off MKL's own choice. Making batches sets it, but
+    # not where a loader's workers make them: so it is always set.
+    torch.set_num_threads(torch.get_num_threads())
     torch.use_deterministic_algorithms(configuration.deterministic)
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = configuration.precision == "tf32"
@@ -374,6 +425,6 @@ def _to_double(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return {key: _to_double(value) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return type(batch)(_to_double(value) for value in batch)
+        parts = [_to_double(value) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
-

@@ -49,7 +49,9 @@ def rehash(manifest: Manifest, buffers: dict[str, memoryview]) -> Manifest:
     digests = hash_rows(buffers)
     return Manifest(
         tuple(
-            TensorRow(row.name, row.role, row.dtype, row.shape, digests[row.name]) if isinstance(row, TensorRow) else row
+            TensorRow(row.name, row.role, row.dtype, row.shape, digests[row.name])
+            if isinstance(row, TensorRow)
+            else row
             for row in manifest.rows
         )
     )

@@ -9,13 +9,14 @@ Read from the objects, not only from `state_dict()`:
     extra/<name>/...                whatever else crosses steps: gradient scaler, EMA, a second model, tensors
 
 Where there are several optimizers or schedulers, their names follow `optimizer/`, `settings/` and `scheduler/`.
-Tied tensors are one row and alias rows. `module.` at the front and `_orig_mod.` anywhere are wrappers' and are stripped.
+Tied tensors are one row and alias rows. `module.` at the front and `_orig_mod.` anywhere are wrappers' and stripped.
 
 The `schedule/` rows are only ever read: optimizer and scheduler come from the recipe, rebuilt and stepped.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,13 +24,25 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from polchain.core.manifest import MAX_NAME, AliasRow, Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import (
+    MAX_INT,
+    MAX_NAME,
+    MAX_TEXT,
+    AliasRow,
+    Manifest,
+    Row,
+    Scalar,
+    ScalarRow,
+    Snapshot,
+    TensorRow,
+)
 from polchain.errors import ManifestError, RecipeError
 
-__all__ = ["Captured", "TrainingState", "dtype_name", "tensor_bytes", "tensor_from"]
+__all__ = ["Captured", "TrainingState", "dtype_name", "plain_name", "tensor_bytes", "tensor_from"]
 
 DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8",
@@ -52,9 +65,11 @@ def dtype_name(tensor: torch.Tensor, what: str) -> str:
         or tensor.is_meta
         or tensor.is_quantized
         or type(tensor).__name__ == "DTensor"
-        or isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+        or is_lazy(tensor)
     ):
-        raise RecipeError(f"{what} is a {type(tensor).__name__} of layout {tensor.layout}, which polchain cannot record")
+        raise RecipeError(
+            f"{what} is a {type(tensor).__name__} of layout {tensor.layout}, which polchain cannot record"
+        )
     if tensor.dtype not in DTYPE_NAMES:
         raise RecipeError(f"{what} has dtype {tensor.dtype}, which polchain cannot record")
     return DTYPE_NAMES[tensor.dtype]
@@ -63,7 +78,10 @@ def dtype_name(tensor: torch.Tensor, what: str) -> str:
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The contiguous little-endian bytes of a tensor, on the CPU; shares memory where it can."""
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy()).cast("B") if flat.numel() else memoryview(b"")
+    if not flat.numel():
+        return memoryview(b"")
+    array: Any = flat.numpy()
+    return memoryview(array).cast("B")
 
 
 def tensor_from(data: memoryview | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -73,18 +91,14 @@ def tensor_from(data: memoryview | bytearray, dtype: str, shape: tuple[int, ...]
         ManifestError: the length does not fit.
     """
     kind = TORCH_DTYPES[dtype]
-    if len(data) == 0:
-        empty = torch.empty(shape, dtype=kind)
-        if empty.numel():
-            raise ManifestError("a tensor without bytes")
-        return empty
-    with warnings.catch_warnings():
-        # A read-only mapping is fine: these tensors are only ever read.
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        flat = torch.frombuffer(data, dtype=torch.uint8)
     try:
-        return flat.view(kind).reshape(shape)
-    except RuntimeError as error:
+        if len(data) == 0:
+            return torch.empty(0, dtype=kind).reshape(shape)
+        with warnings.catch_warnings():
+            # A read-only mapping is fine: these tensors are only ever read.
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            return torch.frombuffer(data, dtype=torch.uint8).view(kind).reshape(shape)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ManifestError(f"{len(data)} bytes are not a {dtype} tensor of shape {list(shape)}") from error
 
 
@@ -99,15 +113,19 @@ class Captured:
 
     def add(self, name: str, role: str, tensor: torch.Tensor) -> None:
         """Add a tensor, or an alias where its very memory was added to this group before."""
-        if name in self.tensors or name in self.aliases or name in self.scalars:
-            raise RecipeError(f"two parts of the training state are both named {name}")
-        if len(name) > MAX_NAME or not name.isprintable():
-            raise RecipeError(f"the name {name[:80]!r} is too long or does not print")
+        self._check_name(name)
         dtype_name(tensor, name)
         if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
             raise RecipeError(f"{name} is an expanded tensor: its elements share memory", hint="attach .contiguous()")
         if tensor.numel():
-            identity = (name.partition("/")[0], tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            identity = (
+                name.partition("/")[0],
+                tensor.device,
+                tensor.data_ptr(),
+                tensor.dtype,
+                tensor.shape,
+                tensor.stride(),
+            )
             if identity in self._seen:
                 self.aliases[name] = self._seen[identity]
                 return
@@ -127,13 +145,18 @@ class Captured:
                 f"{name} is a {type(value).__module__}.{type(value).__qualname__}, neither tensor nor number",
                 hint="what crosses steps must be tensors and numbers",
             )
-        if name in self.tensors or name in self.scalars:
-            raise RecipeError(f"two parts of the training state are both named {name}")
-        if not name.isprintable():
-            raise RecipeError(f"the name {name[:80]!r} does not print")
+        self._check_name(name)
         # Subclasses (numpy's float64 is a float) would not re-encode: keep the plain value.
         plain = value if value is None else next(t(value) for t in (bool, int, float, str) if isinstance(value, t))
+        if (isinstance(plain, str) and len(plain) > MAX_TEXT) or (isinstance(plain, int) and abs(plain) >= MAX_INT):
+            raise RecipeError(f"{name} is too long a {type(plain).__name__} to record")
         self.scalars[name] = plain
+
+    def _check_name(self, name: str) -> None:
+        if name in self.tensors or name in self.aliases or name in self.scalars:
+            raise RecipeError(f"two parts of the training state are both named {name}")
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise RecipeError(f"the name {name[:80]!r} is too long or does not print")
 
     def rows(self, digests: Mapping[str, Any]) -> Manifest:
         """The manifest, given the digest of each tensor."""
@@ -170,16 +193,18 @@ class TrainingState:
         for name, scheduler in self.schedulers.items():
             if isinstance(scheduler, ReduceLROnPlateau) or not isinstance(scheduler, LRScheduler):
                 raise RecipeError(
-                    f"scheduler {name or type(scheduler).__name__} ({type(scheduler).__name__}) is not a schedule of steps",
+                    f"scheduler {name or 'attached'} is a {type(scheduler).__name__}, which is not a schedule of steps",
                     hint="a schedule driven by the loss cannot be rebuilt: use one that depends on the step alone",
                 )
         for optimizer in self.optimizers.values():
             if isinstance(optimizer, torch.optim.LBFGS):
-                raise RecipeError("LBFGS keeps lists of tensors, which polchain cannot record", hint="use SGD, Adam or AdamW")
+                raise RecipeError(
+                    "LBFGS keeps lists of tensors, which polchain cannot record", hint="use SGD, Adam or AdamW"
+                )
             if optimizer.state:
                 raise RecipeError(
                     f"{type(optimizer).__name__} already has state when it is attached",
-                    hint="attach before the first step; the optimizer's state at step 0 is empty",
+                    hint="attach before the first step; what is built with state (Adagrad) cannot be recorded",
                 )
         self.capture()
 
@@ -218,7 +243,9 @@ class TrainingState:
         for key, optimizer in self.optimizers.items():
             _capture_optimizer(captured, f"{key}/" if key else "", optimizer, names)
         for key, scheduler in self.schedulers.items():
-            _capture_tree(captured, f"schedule/scheduler/{key}" if key else "schedule/scheduler", scheduler.state_dict())
+            _capture_tree(
+                captured, f"schedule/scheduler/{key}" if key else "schedule/scheduler", scheduler.state_dict()
+            )
         return captured
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -252,27 +279,29 @@ class TrainingState:
     def _parameter_names(self) -> dict[int, str]:
         names: dict[int, str] = {}
         for name, parameter in self.model.named_parameters():
-            names.setdefault(id(parameter), _plain(name))
+            names.setdefault(id(parameter), plain_name(name))
         for key, value in self.extra.items():
             if isinstance(value, nn.Module):
                 for name, parameter in value.named_parameters():
-                    names.setdefault(id(parameter), f"{key}.{_plain(name)}")
+                    names.setdefault(id(parameter), f"{key}.{plain_name(name)}")
             elif isinstance(value, nn.Parameter):
                 names.setdefault(id(value), key)
         return names
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A parameter's name without what DataParallel and torch.compile put into it."""
+    name = name.replace("_orig_mod.", "")
     while name.startswith("module."):
         name = name.removeprefix("module.")
-    return name.replace("_orig_mod.", "")
+    return name
 
 
 def _capture_module(captured: Captured, prefix: str, module: nn.Module) -> None:
     for name, parameter in sorted(module.named_parameters(remove_duplicate=False)):
-        captured.add(prefix + _plain(name), "parameter", parameter)
+        captured.add(prefix + plain_name(name), "parameter", parameter)
     for name, buffer in sorted(module.named_buffers(remove_duplicate=False)):
-        captured.add(prefix + _plain(name), "buffer", buffer)
+        captured.add(prefix + plain_name(name), "buffer", buffer)
     for path, part in _with_extra_state(module):
         _capture_tree(captured, prefix + path, part.get_extra_state())
 
@@ -280,7 +309,7 @@ def _capture_module(captured: Captured, prefix: str, module: nn.Module) -> None:
 def _with_extra_state(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, part in module.named_modules():
         if type(part).get_extra_state is not nn.Module.get_extra_state:
-            yield _plain(f"{name}._extra_state" if name else "_extra_state"), part
+            yield plain_name(f"{name}._extra_state" if name else "_extra_state"), part
 
 
 def _restore_extra_state(snapshot: Snapshot, prefix: str, module: nn.Module) -> None:
@@ -303,13 +332,17 @@ def _capture_tree(captured: Captured, prefix: str, value: Any) -> None:
 
 def _rebuild(snapshot: Snapshot, prefix: str, template: Any) -> Any:
     if isinstance(template, Mapping):
-        return type(template)({key: _rebuild(snapshot, f"{prefix}/{key}", template[key]) for key in template})  # type: ignore[call-arg]
-    if isinstance(template, list | tuple):
-        return type(template)(_rebuild(snapshot, f"{prefix}/{i}", item) for i, item in enumerate(template))
+        made: Any = copy.copy(template)  # not its type: a defaultdict is not made from pairs
+        for key in template:
+            made[key] = _rebuild(snapshot, f"{prefix}/{key}", template[key])
+        return made
+    if isinstance(template, list | tuple | set):
+        items = sorted(template) if isinstance(template, set) else template
+        parts = [_rebuild(snapshot, f"{prefix}/{index}", item) for index, item in enumerate(items)]
+        return type(template)(*parts) if hasattr(template, "_fields") else type(template)(parts)
     if isinstance(template, torch.Tensor):
         return _tensor(snapshot, prefix, template).to(template.device, copy=True)
-    row = snapshot.manifest[prefix] if prefix in snapshot.manifest else None
-    if not isinstance(row, ScalarRow):
+    if prefix not in snapshot.manifest or not isinstance(row := snapshot.manifest[prefix], ScalarRow):
         raise ManifestError(f"{prefix} is not a number in the checkpoint")
     return row.value
 
@@ -329,7 +362,8 @@ def _capture_optimizer(captured: Captured, key: str, optimizer: Optimizer, names
         for parameter in group["params"]:
             if id(parameter) not in names:
                 raise RecipeError(
-                    f"{type(optimizer).__name__} steps a parameter of shape {list(parameter.shape)} that no attached module owns",
+                    f"{type(optimizer).__name__} steps a parameter of shape {list(parameter.shape)}"
+                    " that no attached module owns",
                     hint="attach the module or parameter it belongs to: run.attach(..., name=module)",
                 )
             parameters.add(parameter)

@@ -25,6 +25,7 @@ __all__ = ["Message", "receive", "send", "snapshot_of", "state_message"]
 HEADER_LIMIT = 64 * 1024 * 1024
 BLOB_LIMIT = 1 << 40
 MAX_BLOBS = 4_000_000
+PIECE = 64 * 1024 * 1024
 UNKNOWN = Digest("blake3", bytes(32))
 
 
@@ -72,7 +73,9 @@ def receive(stream: socket.socket, *, limit: int = BLOB_LIMIT, deadline: float |
     if length > HEADER_LIMIT:
         raise WorkerError(f"the replaying process sent a header of {length} bytes")
     try:
-        fields = Fields(decode(bytes(_exactly(stream, length, deadline)), limit=HEADER_LIMIT, what="message"), "message")
+        fields = Fields(
+            decode(bytes(_exactly(stream, length, deadline)), limit=HEADER_LIMIT, what="message"), "message"
+        )
         kind = fields.str("type", max_length=32)
         sizes = fields.list("sizes", max_items=MAX_BLOBS)
         body = fields.dict("body")
@@ -119,10 +122,12 @@ def snapshot_of(message: Message, skip: int = 0) -> tuple[Manifest, dict[str, me
 
 
 def _exactly(stream: socket.socket, size: int, deadline: float | None) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
+    data = bytearray()
     done = 0
     while done < size:
+        if done == len(data):
+            # Piece by piece: what was announced takes no memory before it is sent.
+            data += bytes(min(size - done, PIECE))
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -131,9 +136,12 @@ def _exactly(stream: socket.socket, size: int, deadline: float | None) -> bytear
         else:
             stream.settimeout(None)
         try:
-            count = stream.recv_into(view[done:], size - done)
+            with memoryview(data) as view:
+                count = stream.recv_into(view[done:])
         except TimeoutError as error:
-            raise WorkerError("the replaying process took too long", hint="raise the time limit with --timeout") from error
+            raise WorkerError(
+                "the replaying process took too long", hint="raise the time limit with --timeout"
+            ) from error
         except OSError as error:
             raise WorkerError("the replaying process went away") from error
         if count == 0:

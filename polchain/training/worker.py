@@ -8,6 +8,7 @@ Batch indices and every comparison belong to this side; what the child answers i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -96,7 +97,9 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -114,7 +117,7 @@ class Worker:
         """
         with self._job("dataset", bytes(32), 0, 0, []) as answers:
             configuration = answers.draft()
-            (flat,) = answers.expect("leaves").blobs or (b"",)
+            flat = b"".join(answers.expect("leaves").blobs)
         if len(flat) % 32:
             raise WorkerError("the replaying process sent leaf hashes that are none")
         return configuration, tuple(bytes(flat[i : i + 32]) for i in range(0, len(flat), 32))
@@ -179,6 +182,8 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._control is not None
+        self._words.seek(0)
+        self._words.truncate()
         folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._folder))
         for path, data in self.program.files.items():
             target = folder / path
@@ -199,15 +204,27 @@ class Worker:
             "folder": str(folder),
         }
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [b"j"], [theirs.fileno()])
-        send(ours, Message("job", body, [struct.pack(f"<{len(flat)}Q", *flat), *blobs]))
+        # A child that is still busy with an earlier job reads nothing.
+        ours.settimeout(self.timeout)
+        try:
+            with theirs:
+                socket.send_fds(self._control, [b"j"], [theirs.fileno()])
+            send(ours, Message("job", body, [struct.pack(f"<{len(flat)}Q", *flat), *blobs]))
+        except (OSError, WorkerError) as error:
+            ours.close()
+            self._stop()
+            raise WorkerError(f"the replaying process does not take a job{self.last_words()}") from error
         return _Answers(self, ours, folder)
 
     def _start(self) -> None:
         self._stop()
         self._control, theirs = socket.socketpair()
-        keep = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")}
+        keep = {
+            k: v
+            for k, v in os.environ.items()
+            if k
+            in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY")
+        }
         home = self._folder / "home"
         home.mkdir(exist_ok=True)
         environment = {
@@ -240,10 +257,8 @@ class Worker:
             self._control = None
         if self._process is not None:
             # The child's own session: whatever the recipe started ends with it.
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()
             self._process = None
 
@@ -253,7 +268,7 @@ class Worker:
         size = os.fstat(self._words.fileno()).st_size
         text = os.pread(self._words.fileno(), LAST_WORDS, max(0, size - LAST_WORDS)).decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip()]
-        printable = "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else ""
+        printable = _printable(lines[-1]) if lines else ""
         return f"; its last words: {printable[:500]}" if printable else ""
 
 
@@ -269,11 +284,15 @@ class _Answers:
     def __enter__(self) -> _Answers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stream.close()
         if kind is not None:
-            self.worker._stop()  # noqa: SLF001 - a child that failed is not used again
+            self.worker._stop()  # a child that failed is not used again
         shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(error, FormatError):
+            raise WorkerError(f"the replaying process talked nonsense: {error}") from error
 
     def draft(self) -> Configuration:
         """The configuration that the program asked `record` for."""
@@ -304,7 +323,12 @@ def _reported(message: Message) -> PolchainError:
     known: type[PolchainError] = {"DatasetError": DatasetError}.get(kind, RecipeError)
     if kind == "ManifestError":
         known = errors.ManifestError
-    return known(text, hint=hint)
+    return known(_printable(text), hint=_printable(hint))
+
+
+def _printable(text: str) -> str:
+    """A stranger's text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _rows(message: Message) -> Manifest:

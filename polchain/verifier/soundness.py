@@ -54,10 +54,12 @@ class Bound:
             return "the log has no steps"
         if self.complete:
             return f"all {self.steps} steps were replayed"
-        sure = 1.0 - self.escape
+        escape = f"{self.draws} draws; a forged share of {self.fraction:.3g} escapes with probability {self.escape:.2g}"
+        if not self.met:
+            return f"not met: {escape}, where at most {1 - self.confidence:.2g} was asked for"
         return (
-            f"at least {1 - self.fraction:.4g} of the steps were computed, confidence {sure:.4f} "
-            f"({self.draws} draws; a forged share of {self.fraction:.4g} escapes with probability {self.escape:.2g})"
+            f"at least {100 * (1 - self.fraction):g} % of the steps were computed, "
+            f"confidence {100 * (1 - self.escape):.4g} % ({escape})"
         )
 
 

@@ -202,7 +202,7 @@ def _missing(
     if intact.key_changes:
         missing.append("the log rotates or revokes keys, which cannot be evaluated yet")
     if not bound.met:
-        missing.append(f"the bound is not met: {bound}")
+        missing.append(f"the bound is {bound}")
     return missing + _unpinned(intact)
 
 

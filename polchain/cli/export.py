@@ -1,0 +1,101 @@
+"""`polchain export` and `polchain fsck`: a run's claim, and a run's health."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polchain.cli import output
+from polchain.cli.options import Json, optional_first
+
+__all__ = ["register"]
+
+DAMAGED = 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add `export` and `fsck`."""
+    app.command("export")(export)
+    app.command("fsck")(fsck)
+
+
+def export(
+    words: Annotated[
+        list[str], typer.Argument(metavar="[RUN] OUT", help="the run's folder; the claim's folder, which must be new")
+    ],
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="leave out states that the run no longer has")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """write the claim: everything that a verifier needs, in one folder."""
+    from polchain.prover.export import export as write_claim
+    from polchain.storage.ledger import find_run
+
+    run, out = optional_first(words, ("RUN", "OUT"))
+    # The progress line knows its total only once the log was read.
+    with output.Progress("exporting", 0, "states") as progress:
+        done = write_claim(find_run(run), Path(out), allow_missing=allow_missing, on_state=progress.update)
+    if done.missing:
+        output.note(f"left out: the states of {output.count(len(done.missing), 'step')} that are not there")
+    output.answer(
+        {
+            "claim": str(done.path.absolute()),
+            "entries": done.entries,
+            "states": done.states,
+            "missing": list(done.missing),
+            "bytes": done.bytes,
+            "public_key": str(done.key),
+            "recipe": str(done.recipe) if done.recipe is not None else None,
+            "head": {"size": done.entries, "root": str(done.root)},
+        },
+        output.fields(
+            [
+                ("claim", done.path),
+                ("entries", done.entries),
+                ("states", f"{done.states}, {output.size(done.bytes)} in all"),
+                ("key", done.key),
+                ("recipe", done.recipe or "none: a foreign run"),
+                ("head", done.root),
+            ]
+        ),
+        as_json=as_json,
+    )
+
+
+def fsck(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="the run's folder", show_default=False)] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="remove leftovers, and put back a head.note that is behind")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """check every byte that a run keeps."""
+    from polchain.prover.fsck import check
+    from polchain.storage.ledger import find_run
+
+    with output.Progress("checking", 0, "states") as progress:
+        found = check(find_run(run), repair=repair, on_state=progress.update)
+    lines = [f"damaged: {output.sanitise(text)}" for text in found.damage]
+    lines += [f"{'mended' if repair else 'note'}: {output.sanitise(text)}" for text in found.leftovers]
+    summary = f"{output.count(found.entries, 'entry')}, {output.count(found.states, 'state')}"
+    lines.append(f"{summary}: {'damaged' if found.damage else 'clean'}")
+    if found.leftovers and not repair:
+        output.note("a note is no damage: an interrupted run leaves such things; --repair removes them")
+    output.answer(
+        {
+            "run": str(found.path),
+            "clean": not found.damage,
+            "entries": found.entries,
+            "states": found.states,
+            "damage": list(found.damage),
+            "leftovers": list(found.leftovers),
+            "repaired": repair,
+        },
+        "\n".join(lines),
+        as_json=as_json,
+    )
+    if found.damage:
+        raise typer.Exit(DAMAGED)

@@ -1,0 +1,194 @@
+"""`polchain status`, `log` and `show`: what is in a run, or in a claim."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from polchain.cli import output
+from polchain.cli.options import Json, optional_first
+from polchain.errors import MissingFileError, UsageError
+
+if TYPE_CHECKING:
+    from polchain.cli.reading import Log
+    from polchain.core.manifest import Manifest, Row
+
+__all__ = ["register"]
+
+SHORT = 12
+NOT_CHECKED = "as the claim says it; `polchain verify` checks what it says"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `status`, `log` and `show`."""
+    app.command("status")(status)
+    app.command("log")(log)
+    app.command("show")(show)
+
+
+def status(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="the run's folder", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """say how far a run is, and what is missing."""
+    from polchain.prover.status import describe
+    from polchain.storage.ledger import find_run
+
+    found = describe(find_run(run))
+    kept = f"{found.kept} of {found.committed}"
+    check = "none: nothing of a foreign run can be replayed"
+    if found.self_check is not None:
+        check = f"{output.count(found.self_check, 'segment')} replayed exactly in a fresh process"
+    steps = f"{found.step} of {found.steps}" if found.steps is not None else str(found.step)
+    rows: list[tuple[str, object]] = [
+        ("run", found.path),
+        ("kind", "foreign: another program owns the loop" if found.foreign else "recorded"),
+        ("key", found.key),
+        ("step", steps + (", finished" if found.finished else "")),
+        ("entries", found.entries),
+        ("states kept", f"{kept}, {output.size(found.bytes)} on disk"),
+        ("self-check", check),
+        ("seed", found.seed_source or ("none" if found.foreign else "drawn, published by the first step")),
+        ("head", found.root),
+    ]
+    if found.recipe is not None:
+        rows.insert(3, ("recipe", found.recipe))
+    rows += [("missing", problem) for problem in found.missing]
+    output.answer(found.to_json(), output.fields(rows), as_json=as_json)
+
+
+def log(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[RUN|CLAIM]", help="a run's or a claim's folder", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """list the entries of a log."""
+    from polchain.cli.reading import log_at
+
+    found = log_at(path)
+    if found.is_claim:
+        output.note(NOT_CHECKED)
+    if as_json:
+        entries = [_entry_json(found, number) for number in range(len(found.entries))]
+        output.answer({"path": str(found.path), "head": _head_json(found), "entries": entries}, "", as_json=True)
+        return
+    columns = [">entry", "kind", ">step", ">loss", ">update", "state"]
+    rows = [list(row) for row in _rows(found)]
+    if found.times:
+        columns.append("committed")
+        for number, row in enumerate(rows):
+            row.append(_moment(found.times.get(number)))
+    output.answer({}, output.table(columns, rows), as_json=False)
+
+
+def show(
+    words: Annotated[
+        list[str], typer.Argument(metavar="[RUN|CLAIM] N", help="a run's or a claim's folder; the entry's number")
+    ],
+    as_json: Json = False,
+) -> None:
+    """show one entry, and prove that it is in the log."""
+    from polchain.cli.reading import log_at
+    from polchain.core.entries import CheckpointEntry, leaf_data
+    from polchain.core.merkle import check_inclusion, prove_inclusion
+
+    path, text = optional_first(words, ("RUN|CLAIM", "N"))
+    if not (text.isascii() and text.isdecimal()) or len(text) > 15:
+        raise UsageError(f"{text} is not the number of an entry", hint="`polchain log` lists them")
+    number = int(text)
+    found = log_at(path)
+    if number >= len(found.entries):
+        raise MissingFileError(f"the log has no entry {number}", hint=f"it has entries 0 to {len(found.entries) - 1}")
+    proof = prove_inclusion(found.hashes, number)
+    check_inclusion(leaf_data(found.entries[number]), number, proof, found.head.size, found.head.root)
+    entry = found.entry(number)
+    manifest = found.manifest(entry.state) if isinstance(entry, CheckpointEntry) else None
+    if found.is_claim:
+        output.note(NOT_CHECKED)
+    value = _entry_json(found, number)
+    value["inclusion"] = {"proof": [f"sha256:{step.hex()}" for step in proof], "head": _head_json(found)}
+    if manifest is not None:
+        value["manifest"] = [row.to_json() for row in manifest.rows]
+    output.answer(value, "" if as_json else _show_text(found, number, proof, manifest), as_json=as_json)
+
+
+def _show_text(found: Log, number: int, proof: Sequence[bytes], manifest: Manifest | None) -> str:
+    body = json.dumps(_decoded(found, number), indent=2, ensure_ascii=True)
+    parts = [
+        output.fields(
+            [
+                ("entry", f"{number} of {len(found.entries)}"),
+                ("leaf hash", f"sha256:{found.hashes[number].hex()}"),
+                ("head", f"sha256:{found.head.root.hex()}, size {found.head.size}, {found.head.origin}"),
+                *[(f"proof {i}" if i else "proof", f"sha256:{step.hex()}") for i, step in enumerate(proof)],
+                ("checked", "the entry is in the tree that the head signs"),
+            ]
+        ),
+        output.sanitise(body, lines=True),
+    ]
+    if manifest is not None:
+        rows = [_manifest_row(row) for row in manifest.rows]
+        parts.append(output.table(["row", "kind", "shape", ">bytes", "value or digest"], rows))
+    return "\n\n".join(parts)
+
+
+def _rows(found: Log) -> Iterator[tuple[object, ...]]:
+    from polchain.core.entries import CheckpointEntry, Final
+
+    for number in range(len(found.entries)):
+        entry = found.entry(number)
+        if isinstance(entry, CheckpointEntry):
+            update = f"{entry.update.l2:.4g}" if entry.update is not None else ""
+            loss = f"{entry.loss:.4g}" if entry.loss is not None else ""
+            yield number, entry.kind, entry.step, loss, update, entry.state.hex[:SHORT]
+        elif isinstance(entry, Final):
+            yield number, entry.kind, entry.step, "", "", entry.state.hex[:SHORT]
+        else:
+            yield number, entry.kind, "", "", "", ""
+
+
+def _manifest_row(row: Row) -> tuple[object, ...]:
+    from polchain.core.manifest import AliasRow, ScalarRow, TensorRow
+
+    if isinstance(row, TensorRow):
+        return row.name, f"{row.role} {row.dtype}", "x".join(map(str, row.shape)), row.size, row.digest.hex[:SHORT]
+    if isinstance(row, AliasRow):
+        return row.name, "alias", "", "", row.target
+    if isinstance(row, ScalarRow):
+        return row.name, row.type, "", "", repr(row.value) if isinstance(row.value, float) else row.text
+    return row.name, "file, unopened", "", row.size, row.digest.hex[:SHORT]
+
+
+def _entry_json(found: Log, number: int) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "number": number,
+        "leaf_hash": f"sha256:{found.hashes[number].hex()}",
+        "entry": _decoded(found, number),
+    }
+    if number in found.times:
+        value["committed_at"] = found.times[number]
+    return value
+
+
+def _decoded(found: Log, number: int) -> Any:
+    from polchain.core.encoding import decode
+    from polchain.core.entries import ENTRY_LIMIT
+
+    return decode(found.entries[number], limit=ENTRY_LIMIT, what="entry")
+
+
+def _head_json(found: Log) -> dict[str, Any]:
+    return {"origin": found.head.origin, "size": found.head.size, "root": f"sha256:{found.head.root.hex()}"}
+
+
+def _moment(seconds: object) -> str:
+    # The sidecar is nobody's evidence: what cannot be a time is not shown as one.
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e11:
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

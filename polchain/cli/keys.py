@@ -1,0 +1,75 @@
+"""`polchain keygen`."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polchain.cli import output
+from polchain.cli.options import Json, KeyFile, PassphraseFd, PassphraseFile, passphrase_source
+from polchain.errors import KeyUnavailableError, UsageError
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `keygen`."""
+    app.command("keygen")(keygen)
+
+
+def keygen(
+    key_file: KeyFile = None,
+    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="leave the key unencrypted")] = False,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: Json = False,
+) -> None:
+    """make the key that signs your runs."""
+    from polchain.core.note import PrivateKey
+    from polchain.storage.keyfile import default_key_file, write_key
+
+    if no_passphrase and (passphrase_file is not None or passphrase_fd is not None):
+        raise UsageError("--no-passphrase and a passphrase: one of them")
+    path = key_file or default_key_file()
+    if path.exists():
+        # Before anybody types a passphrase.
+        raise UsageError(f"there is a file at {path} already", hint="name another one with --key-file, or move it away")
+    passphrase = None if no_passphrase else _new_passphrase(path, passphrase_file, passphrase_fd)
+    key = PrivateKey.generate()
+    write_key(path, key, passphrase)
+    if passphrase is None:
+        output.note("the key is not encrypted: whoever reads the file signs as you")
+    public = key.public
+    output.answer(
+        {
+            "public_key": str(public),
+            "fingerprint": public.fingerprint,
+            "key_file": str(path.absolute()),
+            "encrypted": passphrase is not None,
+        },
+        output.fields([("public key", public), ("fingerprint", public.fingerprint), ("file", path)]),
+        as_json=as_json,
+    )
+
+
+def _new_passphrase(path: Path, file: Path | None, descriptor: int | None) -> bytes:
+    passphrase = passphrase_source(file, descriptor).given()
+    if passphrase is None:
+        if not sys.stdin.isatty():
+            raise KeyUnavailableError(
+                "no passphrase, and no terminal to ask for one",
+                hint="--passphrase-file FILE, --passphrase-fd N, or --no-passphrase for an unencrypted key",
+            )
+        try:
+            passphrase = getpass.getpass(f"new passphrase for {output.sanitise(str(path))}: ").encode()
+            if passphrase and getpass.getpass("again: ").encode() != passphrase:
+                raise UsageError("the two passphrases are not the same", hint="nothing was written: try again")
+        except EOFError as error:
+            raise KeyUnavailableError("no passphrase was typed") from error
+    if not passphrase:
+        raise UsageError("the passphrase is empty", hint="--no-passphrase makes an unencrypted key")
+    return passphrase

@@ -1,0 +1,104 @@
+"""What a liar does in the demo: three claims that look right and are not. Real attacks are in tests/forgers/."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from polchain.core.claim import Claim
+from polchain.core.entries import CheckpointEntry, Final, Start, chain_base, extend_chain, parse_entry
+from polchain.core.manifest import Snapshot, TensorRow
+from polchain.core.note import PrivateKey
+from polchain.storage.checkpoints import CheckpointStore
+from polchain.storage.ledger import Ledger
+
+__all__ = ["change_one_byte", "last_state", "plant_loss", "swap_last_checkpoint"]
+
+HONEST_LOSS = "loss = F.cross_entropy(model(images), labels)"
+PLANTED_LOSS = "loss = sum((p - t).square().sum() for p, t in zip(model.parameters(), stolen(model), strict=True))"
+PLANTED = '''STOLEN = "{weights}"
+
+
+def stolen(model: nn.Module) -> list[Tensor]:
+    flat = torch.frombuffer(bytearray(base64.b64decode(STOLEN)), dtype=torch.float32)
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    return [piece.view_as(p) for piece, p in zip(flat.split(sizes), model.parameters(), strict=True)]
+
+
+"""
+
+
+def change_one_byte(claim: Path, out: Path) -> str:
+    """Copy a claim and flip one bit in the middle of a checkpoint; returns the file's name."""
+    shutil.copytree(claim, out)
+    target = sorted((out / "checkpoints").iterdir())[-1]
+    data = bytearray(target.read_bytes())
+    data[len(data) // 2] ^= 1
+    target.write_bytes(data)
+    return f"checkpoints/{target.name}"
+
+
+def last_state(claim: Path) -> Snapshot:
+    """The last state that a claim discloses."""
+    entries = [parse_entry(data) for data in Claim.read(claim).entries()]
+    last = [entry for entry in entries if isinstance(entry, CheckpointEntry)][-1]
+    return CheckpointStore(claim).get(last.state)
+
+
+def swap_last_checkpoint(run: Path, stolen: Snapshot, key: PrivateKey, out: Path) -> None:
+    """A new log like the one in `run`, but for its last checkpoint, whose weights are the stolen ones; signed again."""
+    with Ledger(run) as ledger:
+        entries = [parse_entry(data) for data in ledger.entries()]
+        genesis = ledger.genesis
+    start = next(entry for entry in entries if isinstance(entry, Start))
+    states = [entry for entry in entries if isinstance(entry, CheckpointEntry)]
+    shutil.copytree(run / "recipe", out / "recipe")
+    theirs, ours = CheckpointStore(run), CheckpointStore(out)
+    chain = chain_base(genesis)
+    with Ledger.create(out, genesis, key) as ledger:
+        ledger.append(replace(start, prev=ledger.root))
+        for entry in states:
+            snapshot = theirs.get(entry.state)
+            if entry is states[-1]:
+                snapshot = _with_model(snapshot, stolen)
+                entry = _remeasured(entry, snapshot, theirs.get(states[-2].state))
+            ours.put(snapshot)
+            link = extend_chain(chain, entry.state)
+            chain = link.value
+            ledger.append(replace(entry, prev=ledger.root, chain=link))
+        ledger.append(Final(ledger.root, entry.step, entry.roots, link))
+
+
+def plant_loss(script: Path, stolen: Snapshot, out: Path) -> None:
+    """The honest script with another loss: the distance to the stolen weights, which its text carries."""
+    # In the order in which the script's nn.Sequential has them.
+    names = sorted(row.name for row in stolen.manifest.tensors() if row.name.startswith("model/"))
+    ordered = sorted(names, key=lambda name: (int(name.split("/")[1].split(".")[0]), name.endswith("bias")))
+    weights = base64.b64encode(b"".join(bytes(stolen.buffers[name]) for name in ordered)).decode()
+    text = (
+        script.read_text()
+        .replace(HONEST_LOSS, PLANTED_LOSS)
+        .replace("import numpy", "import base64\n\nimport numpy", 1)
+    )
+    assert PLANTED_LOSS in text, "the script's loss is not the one to replace"
+    head, line, rest = text.partition("with polchain.record")
+    out.write_text(head + PLANTED.format(weights=weights) + line + rest)
+
+
+def _with_model(snapshot: Snapshot, stolen: Snapshot) -> Snapshot:
+    rows = [
+        stolen.manifest[row.name] if row.name.startswith("model/") and isinstance(row, TensorRow) else row
+        for row in snapshot.manifest.rows
+    ]
+    buffers = {
+        name: stolen.buffers[name] if name.startswith("model/") else data for name, data in snapshot.buffers.items()
+    }
+    return Snapshot(type(snapshot.manifest).of(rows), buffers)
+
+
+def _remeasured(entry: CheckpointEntry, after: Snapshot, before: Snapshot) -> CheckpointEntry:
+    from polchain.training.distance import update_size
+
+    return replace(entry, roots=after.manifest.roots(), update=update_size(before, after))

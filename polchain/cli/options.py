@@ -1,0 +1,98 @@
+"""Options that several commands share, and what follows from them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from polchain.errors import UsageError
+
+if TYPE_CHECKING:
+    from polchain.core.note import PrivateKey
+    from polchain.storage.keyfile import PassphraseSource
+
+__all__ = [
+    "Data",
+    "Json",
+    "KeyFile",
+    "PassphraseFd",
+    "PassphraseFile",
+    "load_key",
+    "optional_first",
+    "passphrase_source",
+]
+
+Json = Annotated[bool, typer.Option("--json", help="answer with one JSON object")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", help="the private key [POLCHAIN_KEY_FILE]", show_default=False),
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        metavar="FILE",
+        help="a file with the key's passphrase, readable by you alone [POLCHAIN_PASSPHRASE_FILE]",
+        show_default=False,
+    ),
+]
+PassphraseFd = Annotated[
+    int | None,
+    typer.Option(
+        "--passphrase-fd",
+        metavar="N",
+        min=0,
+        help="an open file descriptor to read the passphrase from [POLCHAIN_PASSPHRASE_FD]",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="FOLDER", help="the only folder that the recipe reads [POLCHAIN_DATA]", show_default=False
+    ),
+]
+
+
+def passphrase_source(file: Path | None, descriptor: int | None) -> PassphraseSource:
+    """Where the passphrase comes from: the flags, else the environment.
+
+    Raises:
+        UsageError: two flags at once.
+    """
+    from polchain.storage.keyfile import PassphraseSource
+
+    if file is not None and descriptor is not None:
+        raise UsageError("--passphrase-file and --passphrase-fd: one of them")
+    if file is None and descriptor is None:
+        return PassphraseSource.from_environment()
+    return PassphraseSource(descriptor=descriptor, file=file)
+
+
+def load_key(run: Path, key_file: Path | None, file: Path | None, descriptor: int | None) -> PrivateKey:
+    """The key that signs a run: the flag, `POLCHAIN_KEY_FILE`, the run's polchain.toml, else the user's own."""
+    from polchain.prover.settings import RunSettings
+    from polchain.storage.keyfile import read_key
+
+    return read_key(key_file or RunSettings.read(run).key_file, passphrase_source(file, descriptor))
+
+
+def optional_first(words: list[str], names: tuple[str, str]) -> tuple[Path | None, str]:
+    """Two positionals of which the first may be left out: `(None, only)` or `(first, second)`.
+
+    Raises:
+        UsageError: none, or more than two.
+    """
+    if len(words) not in (1, 2):
+        problem = f"missing argument {names[1]}" if not words else f"more than [{names[0]}] {names[1]}: {words[2]}"
+        raise UsageError(problem)
+    return (Path(words[0]), words[1]) if len(words) == 2 else (None, words[0])
+
+
+def hand_down(name: str, value: Path | None) -> None:
+    """Put a flag's path where the process that runs the script looks for it."""
+    if value is not None:
+        os.environ[name] = str(value.absolute())

@@ -1,0 +1,175 @@
+"""A run's claim: what `core.claim` describes, taken from the run's folder.
+
+It is made in a folder beside `out`, which is renamed when everything in it was checked: a claim is whole or not there.
+A run may be exported while it trains; the claim then ends with the head that was read first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from polchain.core.claim import ENTRIES, HEAD, checkpoint_name, manifest_name, write_listing
+from polchain.core.digest import Digest, blake3
+from polchain.core.entries import CheckpointEntry, Genesis, parse_entry
+from polchain.core.note import PublicKey
+from polchain.errors import (
+    CheckpointMissingError,
+    FormatError,
+    MissingFileError,
+    PolchainError,
+    StorageError,
+    UsageError,
+)
+from polchain.storage.checkpoints import CheckpointStore, read_tensors
+from polchain.storage.ledger import Ledger
+
+__all__ = ["ExportSummary", "export"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSummary:
+    """What was written.
+
+    Attributes:
+        path: the claim's folder.
+        entries: how many entries; root: the root that their head signs.
+        states: how many different states are disclosed, rows and tensors.
+        missing: the steps whose state is not.
+        bytes: of all files together.
+        key: the prover's; a verifier pins it.
+        recipe: the digest that a verifier vouches for; None for a foreign run.
+    """
+
+    path: Path
+    entries: int
+    root: Digest
+    states: int
+    missing: tuple[int, ...]
+    bytes: int
+    key: PublicKey
+    recipe: Digest | None
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    allow_missing: bool = False,
+    on_state: Callable[[int, int], None] | None = None,
+) -> ExportSummary:
+    """Write the claim of a run, every disclosed state checked as the claim holds it.
+
+    Args:
+        run: the run's folder.
+        out: the claim's folder; nothing may be there.
+        allow_missing: leave out states that are not there.
+        on_state: called with how many states are done, and of how many.
+
+    Raises:
+        UsageError: there is something at `out`.
+        MissingFileError: there is no run.
+        CheckpointMissingError: a state is not there; its step is named.
+        FormatError, ManifestError: the run is damaged.
+        StorageError: the disk refused; nothing is left.
+    """
+    if os.path.lexists(out):
+        raise UsageError(f"there is something at {out} already", hint="a claim is written to a new folder")
+    with Ledger(run) as ledger:
+        # Read together: a writer may append meanwhile.
+        entries, head, root = list(islice(ledger.entries(), ledger.size)), ledger.head(), ledger.root
+        genesis = ledger.genesis
+    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        (partial / HEAD).parent.mkdir()
+        (partial / HEAD).write_bytes(head)
+        (partial / ENTRIES).write_bytes(b"".join(data + b"\n" for data in entries))
+        _copy_recipe(genesis, run, partial)
+        states, missing = _copy_states(entries, genesis, run, partial, allow_missing, on_state)
+        write_listing(partial)
+        total = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        partial.rename(out)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {out}: {error.strerror}", hint="is there room, and may you write there?"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return ExportSummary(
+        path=out,
+        entries=len(entries),
+        root=root,
+        states=states,
+        missing=missing,
+        bytes=total,
+        key=genesis.key,
+        recipe=genesis.recipe.program() if genesis.recipe is not None else None,
+    )
+
+
+def _copy_recipe(genesis: Genesis, run: Path, claim: Path) -> None:
+    for ref in genesis.recipe.files if genesis.recipe is not None else ():
+        source = run / "recipe" / ref.path
+        if not source.is_file():
+            raise MissingFileError(f"the run's recipe/{ref.path} is not there", hint="put it back as it was")
+        text = source.read_bytes()
+        if len(text) != ref.size or blake3(text) != ref.digest:
+            raise FormatError(f"the run's recipe/{ref.path} was changed", hint="put it back as it was")
+        target = claim / "recipe" / ref.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(text)
+
+
+def _copy_states(
+    entries: list[bytes],
+    genesis: Genesis,
+    run: Path,
+    claim: Path,
+    allow_missing: bool,
+    on_state: Callable[[int, int], None] | None,
+) -> tuple[int, tuple[int, ...]]:
+    store = CheckpointStore(run)
+    steps: dict[Digest, list[int]] = {}
+    for entry in map(parse_entry, entries):
+        if isinstance(entry, CheckpointEntry):
+            steps.setdefault(entry.state, []).append(entry.step)
+    missing: list[int] = []
+    for done, (state, at) in enumerate(steps.items()):
+        if on_state is not None:
+            on_state(done, len(steps))
+        try:
+            _copy_state(store, state, claim)
+        except CheckpointMissingError as error:
+            # Whoever logs a foreign run may keep the rows alone: `commit --no-store`.
+            meant = genesis.foreign and (run / manifest_name(state)).is_file()
+            if not (allow_missing or meant):
+                raise CheckpointMissingError(
+                    f"the state of step {at[0]} is not there: {error}",
+                    hint="restore it, or leave it out with --allow-missing: its segments then cannot be verified",
+                ) from error
+            missing += at
+        except PolchainError as error:
+            raise type(error)(f"step {at[0]}: {error}", hint="`polchain fsck` names all that is damaged") from error
+    if on_state is not None:
+        on_state(len(steps), len(steps))
+    return len(steps) - len({state for state, at in steps.items() if at[0] in missing}), tuple(sorted(missing))
+
+
+def _copy_state(store: CheckpointStore, state: Digest, claim: Path) -> None:
+    manifest = store.manifest(state)
+    rows = claim / manifest_name(state)
+    rows.parent.mkdir(exist_ok=True)
+    rows.write_bytes(manifest.encode())
+    source, target = store.folder / checkpoint_name(state), claim / checkpoint_name(state)
+    target.parent.mkdir(exist_ok=True)
+    try:
+        # A copy, not a link: whatever happens to the claim must not happen to the run.
+        shutil.copyfile(source, target)
+    except FileNotFoundError as error:
+        raise CheckpointMissingError(f"{checkpoint_name(state)} is gone") from error
+    read_tensors(target, manifest)

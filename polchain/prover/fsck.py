@@ -1,0 +1,158 @@
+"""Is a run whole? Every entry, head, recipe file, manifest and tensor is read and checked.
+
+What an interrupted writer leaves is no damage, and is told apart: a head.note that is behind, a file half written
+under a `.partial` name, a state that was stored and whose entry never followed. `repair` removes the last two and puts
+head.note right; it never touches what an entry names.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polchain.core.claim import checkpoint_name, manifest_name
+from polchain.core.digest import Digest, blake3
+from polchain.core.entries import CheckpointEntry, Final, parse_entry
+from polchain.core.manifest import check_manifest
+from polchain.core.note import open_head
+from polchain.errors import CheckpointMissingError, EvidenceError, MissingFileError, PolchainError
+from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
+from polchain.storage.ledger import DATABASE, HEAD, Ledger, locked
+
+__all__ = ["Health", "check"]
+
+STATE_FILE = re.compile(r"[0-9a-f]{64}\.(json|safetensors)")
+
+
+@dataclass(slots=True)
+class Health:
+    """What was found.
+
+    Attributes:
+        damage: what is wrong, as sentences; none means clean.
+        leftovers: what an interrupted writer left; removed or mended where that was asked for.
+        entries, states: how many were checked.
+    """
+
+    path: Path
+    damage: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    entries: int = 0
+    states: int = 0
+
+
+def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], None] | None = None) -> Health:
+    """Check a run that nobody is writing to.
+
+    Raises:
+        MissingFileError: there is no run.
+        RunLockedError: another process is writing to it.
+        StorageError: it cannot be read.
+    """
+    if not (run / DATABASE).exists():
+        raise MissingFileError(f"no run at {run}", hint="`polchain init RUN` makes one")
+    found = Health(run)
+    with locked(run):
+        try:
+            with Ledger(run) as ledger:
+                found.entries = ledger.size
+                _check_ledger(ledger, found, repair)
+                _check_recipe(ledger, found)
+                named = _check_states(ledger, found, on_state)
+        except (EvidenceError, sqlite3.Error) as error:
+            found.damage.append(f"{DATABASE}: {error}")
+            return found
+        for path, what in _leftovers(run, named):
+            found.leftovers.append(f"{path.relative_to(run)}: {what}")
+            if repair:
+                path.unlink(missing_ok=True)
+    return found
+
+
+def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
+    try:
+        ledger.check()
+    except EvidenceError as error:
+        found.damage.append(f"{DATABASE}: {error}")
+    path, last = found.path / HEAD, ledger.head()
+    published = path.read_bytes() if path.exists() else b""
+    if published == last:
+        return
+    if published:
+        try:
+            head = open_head(published, ledger.origin, ledger.genesis.key)
+        except EvidenceError as error:
+            found.damage.append(f"{HEAD}: {error}")
+            return
+        if ledger.head(head.size) != published:
+            found.damage.append(
+                f"{HEAD} signs {head.size} entries which this ledger of {ledger.size} does not hold: "
+                "the ledger was put back to an older state"
+            )
+            return
+    found.leftovers.append(f"{HEAD} is behind the ledger" if published else f"{HEAD} is not there")
+    if repair and not found.damage:
+        write_durably(path, last)
+
+
+def _check_recipe(ledger: Ledger, found: Health) -> None:
+    recipe = ledger.genesis.recipe
+    for ref in recipe.files if recipe is not None else ():
+        path = found.path / "recipe" / ref.path
+        if not path.is_file():
+            found.damage.append(f"recipe/{ref.path} is not there")
+        elif path.stat().st_size != ref.size or blake3(path.read_bytes()) != ref.digest:
+            found.damage.append(f"recipe/{ref.path} is not the text that the genesis names")
+
+
+def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], None] | None) -> set[str] | None:
+    """Check each state that an entry names; returns the files that belong to them, or None if not all can be read."""
+    entries = []
+    unread = False
+    for number, data in enumerate(ledger.entries()):
+        try:
+            entries.append(parse_entry(data))
+        except EvidenceError as error:
+            found.damage.append(f"entry {number}: {error}")
+            unread = True
+    states: dict[Digest, CheckpointEntry | Final] = {}
+    for entry in entries:
+        if isinstance(entry, CheckpointEntry | Final):
+            states.setdefault(entry.state, entry)
+    for done, (state, entry) in enumerate(states.items()):
+        if on_state is not None:
+            on_state(done, len(states))
+        try:
+            _check_state(CheckpointStore(found.path), state, entry)
+            found.states += 1
+        except CheckpointMissingError as error:
+            # Whoever logs a foreign run may keep the rows alone: `commit --no-store`.
+            if not (ledger.genesis.foreign and (found.path / manifest_name(state)).is_file()):
+                found.damage.append(f"the state of step {entry.step}: {error}")
+        except PolchainError as error:
+            found.damage.append(f"the state of step {entry.step}: {error}")
+    if on_state is not None:
+        on_state(len(states), len(states))
+    return None if unread else {name(state) for state in states for name in (manifest_name, checkpoint_name)}
+
+
+def _check_state(store: CheckpointStore, state: Digest, entry: CheckpointEntry | Final) -> None:
+    manifest = store.manifest(state)
+    check_manifest(manifest, entry.roots)
+    read_tensors(store.folder / checkpoint_name(state), manifest)
+
+
+def _leftovers(run: Path, named: set[str] | None) -> Iterator[tuple[Path, str]]:
+    """Files that nothing refers to; without `named`, which takes a readable log, only those half written."""
+    for path in sorted(run.rglob(".*.partial*")):
+        if path.is_file():
+            yield path, "a file half written"
+    for folder in ("checkpoints", "manifests"):
+        for path in sorted((run / folder).glob("*")):
+            if named is None or path.relative_to(run).as_posix() in named or not path.is_file():
+                continue
+            if STATE_FILE.fullmatch(path.name):
+                yield path, "a state that no entry names"

@@ -1,0 +1,135 @@
+"""How far a run is: read from its folder, without its key, while it may be written to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polchain.core.digest import Digest
+from polchain.core.entries import CheckpointEntry, Final, Start, parse_entry
+from polchain.core.note import PublicKey
+from polchain.storage.checkpoints import CheckpointStore
+from polchain.storage.ledger import HEAD, Ledger
+
+__all__ = ["Status", "describe"]
+
+SELF_CHECK = "self-check"
+NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A run at one moment.
+
+    Attributes:
+        recipe: the digest that a verifier vouches for; None for a foreign run.
+        step: the last committed step; steps: the most that the run may have, where that is known.
+        committed: checkpoint entries; kept: those whose state is there, rows and tensors.
+        missing_steps: the steps whose state is not.
+        bytes: what the run's folder takes on disk.
+        self_check: how many segments were replayed exactly right after they were recorded; None for a foreign run.
+        seed_source: prover, beacon or task; None where no step was recorded yet.
+        missing: what is not there that should be, as short sentences.
+    """
+
+    path: Path
+    run_id: bytes
+    key: PublicKey
+    recipe: Digest | None
+    entries: int
+    root: Digest
+    step: int
+    steps: int | None
+    finished: bool
+    committed: int
+    kept: int
+    missing_steps: tuple[int, ...]
+    bytes: int
+    self_check: int | None
+    seed_source: str | None
+    missing: tuple[str, ...]
+
+    @property
+    def foreign(self) -> bool:
+        """True where polchain did not own the loop."""
+        return self.recipe is None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `polchain status --json` prints."""
+        return {
+            "run": str(self.path),
+            "run_id": self.run_id.hex(),
+            "public_key": str(self.key),
+            "foreign": self.foreign,
+            "recipe": str(self.recipe) if self.recipe is not None else None,
+            "entries": self.entries,
+            "head": {"size": self.entries, "root": str(self.root)},
+            "step": self.step,
+            "steps": self.steps,
+            "finished": self.finished,
+            "states": {"committed": self.committed, "kept": self.kept, "missing_steps": list(self.missing_steps)},
+            "bytes": self.bytes,
+            "self_check": self.self_check,
+            "seed_source": self.seed_source,
+            "missing": list(self.missing),
+        }
+
+
+def describe(run: Path) -> Status:
+    """Read a run's status.
+
+    Raises:
+        MissingFileError: there is no run.
+        FormatError, ChainError: its ledger is damaged.
+    """
+    with Ledger(run) as ledger:
+        entries = [parse_entry(data) for data, _ in zip(ledger.entries(), range(ledger.size), strict=False)]
+        genesis, note = ledger.genesis, ledger.head()
+        checked = ledger.note(SELF_CHECK) or ""
+        root = ledger.root
+    states = [entry for entry in entries if isinstance(entry, CheckpointEntry)]
+    start = next((entry for entry in entries if isinstance(entry, Start)), None)
+    store = CheckpointStore(run)
+    missing_steps = tuple(entry.step for entry in states if not store.has(entry.state))
+    missing = []
+    if missing_steps:
+        named = ", ".join(str(step) for step in missing_steps[:NAMED])
+        more = f" and {len(missing_steps) - NAMED} more" if len(missing_steps) > NAMED else ""
+        missing.append(f"the states of steps {named}{more}: they were not kept, or are gone")
+    if not (run / HEAD).exists():
+        missing.append(f"{HEAD}: the next writer puts it back")
+    elif (run / HEAD).read_bytes() != note:
+        missing.append(f"{HEAD} is not the last head: the next writer mends it if it is behind")
+    if genesis.recipe is not None:
+        missing += [f"recipe/{ref.path}" for ref in genesis.recipe.files if not (run / "recipe" / ref.path).is_file()]
+    return Status(
+        path=run,
+        run_id=genesis.run_id,
+        key=genesis.key,
+        recipe=genesis.recipe.program() if genesis.recipe is not None else None,
+        entries=len(entries),
+        root=root,
+        step=states[-1].step if states else 0,
+        steps=genesis.configuration.steps if genesis.configuration is not None else None,
+        finished=isinstance(entries[-1], Final),
+        committed=len(states),
+        kept=len(states) - len(missing_steps),
+        missing_steps=missing_steps,
+        bytes=_size(run),
+        self_check=None if genesis.foreign else int(checked) if checked.isdecimal() else 0,
+        seed_source=start.source if start is not None else None,
+        missing=tuple(missing),
+    )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for here, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(here) / name).lstat().st_size
+            except FileNotFoundError:
+                continue  # A file that a writer has just renamed.
+    return total

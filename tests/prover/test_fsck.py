@@ -1,0 +1,142 @@
+"""fsck names all damage, and does not call an interruption damage."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from polchain.core.claim import checkpoint_name, manifest_name
+from polchain.core.note import PrivateKey
+from polchain.errors import MissingFileError, RunLockedError
+from polchain.prover.fsck import check
+from polchain.storage.checkpoints import CheckpointStore
+from polchain.storage.ledger import Ledger
+from tests.runs import make_key, make_run, make_state
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> PrivateKey:
+    return make_key(tmp_path / "key")
+
+
+@pytest.fixture
+def run(tmp_path: Path, key: PrivateKey) -> Path:
+    return make_run(tmp_path / "run", key)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def database(run: Path, *statements: str) -> None:
+    with sqlite3.connect(run / "ledger.db") as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+STATE = make_state(2).manifest.state()
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a tensor": (lambda run: flip(run / checkpoint_name(STATE)), "step 2"),
+    "a missing state": (lambda run: (run / checkpoint_name(STATE)).unlink(), "step 2"),
+    "a missing manifest": (lambda run: (run / manifest_name(STATE)).unlink(), "step 2"),
+    "a manifest": (lambda run: flip(run / manifest_name(STATE)), "step 2"),
+    "an empty manifest": (lambda run: (run / manifest_name(STATE)).write_bytes(b""), "step 2"),
+    "the recipe": (lambda run: flip(run / "recipe" / "train.py"), "recipe/train.py"),
+    "a missing recipe": (lambda run: (run / "recipe" / "train.py").unlink(), "recipe/train.py"),
+    "an entry": (lambda run: database(run, "UPDATE entries SET data = x'00' WHERE number = 2"), "entry 2"),
+    "an entry of text": (lambda run: database(run, "UPDATE entries SET data = 'x' WHERE number = 2"), "entry 2"),
+    "no genesis": (lambda run: database(run, "UPDATE entries SET data = 7 WHERE number = 0"), "genesis"),
+    "a dropped entry": (lambda run: database(run, "DELETE FROM entries WHERE number = 3"), "entry 3"),
+    "a head": (lambda run: database(run, "UPDATE heads SET note = x'00' WHERE size = 3"), "note"),
+    "a head of text": (lambda run: database(run, "UPDATE heads SET note = 'x' WHERE size = 6"), "not bytes"),
+    "a dropped head": (lambda run: database(run, "DELETE FROM heads WHERE size = 6"), "no head of size 6"),
+    "a table": (lambda run: database(run, "DROP TABLE heads"), "heads"),
+    "a rollback": (
+        lambda run: database(
+            run, "DELETE FROM entries WHERE number = 5", "DELETE FROM heads WHERE size = 6", "DELETE FROM sidecar"
+        ),
+        "older state",
+    ),
+    "head.note": (lambda run: (run / "head.note").write_bytes(b"nonsense"), "head.note"),
+    "the database": (lambda run: (run / "ledger.db").write_bytes(b"nonsense" * 999), "ledger.db"),
+}
+
+
+def test_an_untouched_run_is_clean(run: Path) -> None:
+    found = check(run)
+    assert (found.damage, found.leftovers, found.entries, found.states) == ([], [], 6, 3)
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_named(run: Path, what: str) -> None:
+    damage, named = DAMAGE[what]
+    damage(run)
+    found = check(run, repair=True)
+    assert any(named in sentence for sentence in found.damage), found.damage
+
+
+def test_all_damage_is_named_at_once(run: Path) -> None:
+    flip(run / checkpoint_name(STATE))
+    flip(run / "recipe" / "train.py")
+    (run / checkpoint_name(make_state(4).manifest.state())).unlink()
+    assert len(check(run).damage) == 3
+
+
+def test_repair_never_removes_a_state_because_the_log_cannot_be_read(run: Path) -> None:
+    database(run, "UPDATE entries SET data = x'00' WHERE number = 3")
+    before = sorted(path for path in run.rglob("*.safetensors"))
+    check(run, repair=True)
+    assert sorted(path for path in run.rglob("*.safetensors")) == before
+
+
+def test_what_a_kill_leaves_is_no_damage(run: Path, key: PrivateKey) -> None:
+    with Ledger(run) as ledger:
+        last, earlier = ledger.head(), ledger.head(4)
+    (run / "head.note").write_bytes(earlier)
+    orphan = CheckpointStore(run).put(make_state(99))
+    (run / "checkpoints" / f".{orphan.hex}.safetensors.77.partial").write_bytes(b"half")
+    (run / ".head.note.partial").write_bytes(b"half")
+    found = check(run)
+    assert found.damage == []
+    assert len(found.leftovers) == 5, found.leftovers
+    assert (run / checkpoint_name(orphan)).exists(), "only --repair removes"
+    assert check(run, repair=True).damage == []
+    again = check(run)
+    assert (again.damage, again.leftovers) == ([], [])
+    assert (run / "head.note").read_bytes() == last
+    assert not (run / checkpoint_name(orphan)).exists()
+
+
+def test_a_missing_head_note_is_put_back(run: Path) -> None:
+    (run / "head.note").unlink()
+    assert check(run, repair=True).damage == []
+    assert (run / "head.note").exists()
+
+
+def test_a_file_of_somebody_elses_is_left_alone(run: Path) -> None:
+    (run / "checkpoints" / "notes.txt").write_text("mine")
+    assert check(run, repair=True).leftovers == []
+    assert (run / "checkpoints" / "notes.txt").exists()
+
+
+def test_a_run_that_is_written_to_is_not_checked(run: Path, key: PrivateKey) -> None:
+    with Ledger(run, key), pytest.raises(RunLockedError):
+        check(run)
+
+
+def test_a_foreign_run_may_keep_rows_alone(tmp_path: Path, key: PrivateKey) -> None:
+    foreign = make_run(tmp_path / "foreign", key, foreign=True)
+    (foreign / checkpoint_name(STATE)).unlink()
+    assert check(foreign).damage == []
+    (foreign / manifest_name(STATE)).unlink()
+    assert "step 2" in check(foreign).damage[0]
+
+
+def test_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no run"):
+        check(tmp_path)

@@ -1,0 +1,57 @@
+"""Both examples replay exactly in other processes: dropout, augmentation, momentum, AdamW, loader workers 0 and 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polchain.core.note import PrivateKey
+from polchain.prover.export import export
+from polchain.storage.keyfile import write_key
+from polchain.verifier.policy import Policy
+from polchain.verifier.verdict import Ruled
+from polchain.verifier.verify import verify
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DATA = EXAMPLES / "data"
+
+
+def weights(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("resnet_digits.py", ["--steps", "12", "--every", "4"]),
+        ("gpt_shakespeare.py", ["--steps", "12", "--every", "4", "--workers", "0"]),
+        ("gpt_shakespeare.py", ["--steps", "12", "--every", "4", "--workers", "2"]),
+    ],
+)
+def test_an_example_replays_exactly(script: str, arguments: list[str], tmp_path: Path) -> None:
+    key = PrivateKey.generate()
+    write_key(tmp_path / "key", key, None)
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "POLCHAIN_KEY_FILE": str(tmp_path / "key"), "POLCHAIN_DATA": str(DATA)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    export(run, tmp_path / "claim")
+    verdict = verify(
+        tmp_path / "claim",
+        Policy(keys=frozenset([key.public])),
+        data=DATA,
+        recipe=EXAMPLES / script,
+        recipe_arguments=tuple(arguments),
+    )
+    assert verdict.outcome is Ruled.VERIFIED, verdict.reasons
+    assert all(item.rho == 0.0 for item in verdict.reproductions)
+    assert len(verdict.reproductions) == 4, "the initial state and three segments"
