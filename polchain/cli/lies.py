@@ -18,7 +18,7 @@ __all__ = ["change_one_byte", "last_state", "plant_loss", "swap_last_checkpoint"
 
 HONEST_LOSS = "loss = F.cross_entropy(model(images), labels)"
 PLANTED_LOSS = "loss = sum((p - t).square().sum() for p, t in zip(model.parameters(), stolen(model), strict=True))"
-PLANTED = '''STOLEN = "{weights}"
+PLANTED = """STOLEN = "{weights}"
 
 
 def stolen(model: nn.Module) -> list[Tensor]:

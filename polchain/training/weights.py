@@ -11,6 +11,7 @@ Everything is read into memory, never mapped: the loop that writes these files m
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 import zipfile
@@ -75,6 +76,9 @@ def open_weights(path: Path) -> Opened | Unopened:
             return Opened(_safetensors(path), size, ordered=False)
         return _pickled(path, size)
     except OSError as error:
+        # What a seek to an offset out of a damaged file gives.
+        if error.errno == errno.EINVAL:
+            raise FormatError(f"{path.name} is cut short or damaged") from error
         raise MissingFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise FormatError(f"{path.name} does not fit into memory") from error
@@ -106,9 +110,9 @@ def _pickled(path: Path, size: int) -> Opened | Unopened:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, MemoryError) as error:
-        if isinstance(error, pickle.UnpicklingError):
-            return Unopened("it does not load with weights_only")
+    except pickle.UnpicklingError:
+        return Unopened("it does not load with weights_only")
+    except (OSError, MemoryError):
         raise
     # A pickle can make torch raise whatever it likes; none of it says more than this.
     except Exception as error:

@@ -280,6 +280,7 @@ class _Answers:
         self.stream = stream
         self.folder = folder
         self.deadline = time.monotonic() + worker.timeout
+        self.said_why = False
 
     def __enter__(self) -> _Answers:
         return self
@@ -288,8 +289,8 @@ class _Answers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stream.close()
-        if kind is not None:
-            self.worker._stop()  # a child that failed is not used again
+        if kind is not None and not self.said_why:
+            self.worker._stop()  # who knows what it is doing now
         shutil.rmtree(self.folder, ignore_errors=True)
         if isinstance(error, FormatError):
             raise WorkerError(f"the replaying process talked nonsense: {error}") from error
@@ -310,7 +311,9 @@ class _Answers:
         except WorkerError as error:
             raise WorkerError(f"{error}{self.worker.last_words()}", hint=error.hint) from error
         if message.type == "error":
-            raise _reported(message)
+            reported = _reported(message)
+            self.said_why = True
+            raise reported
         if message.type != kind:
             raise WorkerError(f"the replaying process sent {message.type!r} instead of {kind!r}")
         return message

@@ -34,12 +34,16 @@ from polchain.core.entries import (
 )
 from polchain.core.manifest import FileRow, check_manifest
 from polchain.core.note import TreeHead, open_head, origin_of
-from polchain.errors import ChainError, FormatError, KeyMismatchError
+from polchain.errors import ChainError, FormatError, KeyMismatchError, UsageError
 from polchain.storage.checkpoints import read_tensors
 from polchain.training.randomness import BatchOrder, batch_digest, run_seed
 from polchain.verifier.policy import Policy
 
 __all__ = ["IntactClaim", "Segment", "check_integrity"]
+
+# What a verifier is willing to hold in memory: 8 bytes a sample for an epoch's order, some 40 an index for a segment.
+MAX_SAMPLES: Final = 2**32
+MAX_INDICES: Final = 2**28
 
 _SEAL: Final = object()
 
@@ -211,6 +215,9 @@ def _check_order(genesis: Genesis, entries: tuple[Entry, ...]) -> tuple[Checkpoi
         if isinstance(entry, Start):
             if started or checkpoints or genesis.foreign:
                 raise ChainError(f"entry {number}: a start in the wrong place")
+            if entry.source == "task" and genesis.task is None:
+                # A task's seed is bound to no key: without this, anybody's run could be signed again with its seed.
+                raise ChainError(f"entry {number}: the seed is a task's, but the genesis names no task")
             started = True
         elif isinstance(entry, CheckpointEntry):
             _check_step(genesis, started, checkpoints[-1] if checkpoints else None, entry, number)
@@ -248,9 +255,17 @@ def _check_batches(
     if genesis.dataset is None or genesis.configuration is None or start is None:
         return None, None
     seed = run_seed(start.value, merkle.leaf_hash(leaf_data(first)), start.source)
-    order = BatchOrder(seed, genesis.dataset.samples, genesis.configuration.batch_size)
+    size = genesis.configuration.batch_size
+    if genesis.dataset.samples > MAX_SAMPLES:
+        raise FormatError(f"genesis: {genesis.dataset.samples} samples, over the limit of {MAX_SAMPLES}")
+    try:
+        order = BatchOrder(seed, genesis.dataset.samples, size)
+    except UsageError as error:
+        raise FormatError(f"genesis: {error}") from error
     done = 0
     for entry in checkpoints:
+        if (entry.step - done) * size > MAX_INDICES:
+            raise FormatError(f"step {entry.step}: a segment of over {MAX_INDICES} samples")
         if entry.batches != batch_digest(list(order.batches(done, entry.step))):
             raise ChainError(f"step {entry.step}: the batches are not the ones that the seed gives")
         done = entry.step

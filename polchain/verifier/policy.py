@@ -51,10 +51,7 @@ class Policy:
         check_fraction(self.confidence)
         if not 0 <= self.top_updates <= 10_000:
             raise PolicyError(f"top_updates is {self.top_updates}: not between 0 and 10,000")
-        if self.draws > 1_000_000:
-            raise PolicyError(
-                f"these shares need {self.draws:,} draws", hint="ask for a larger fraction, or replay all with --full"
-            )
+        draws_needed(self.fraction, self.confidence)  # refuses what would need too many
 
     @property
     def draws(self) -> int:
@@ -107,7 +104,10 @@ def _number(values: dict[str, object], name: str, default: float) -> float:
     value = values.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PolicyError(f"{name} is a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise PolicyError(f"{name} is no number that could be meant") from None
 
 
 def _whole(values: dict[str, object], name: str, default: int) -> int:

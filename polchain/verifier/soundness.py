@@ -18,6 +18,8 @@ from polchain.errors import PolicyError
 
 __all__ = ["Bound", "draws_needed", "escape_probability", "supported_fraction"]
 
+MOST_DRAWS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -73,11 +75,17 @@ def draws_needed(fraction: float, confidence: float) -> int:
     """The least r with (1 - f)^r <= 1 - c.
 
     Raises:
-        PolicyError: a number outside (0, 1).
+        PolicyError: a number outside (0, 1), or more draws than anybody would make.
     """
     check_fraction(fraction)
     check_fraction(confidence)
-    draws = max(1, math.ceil(math.log1p(-confidence) / math.log1p(-fraction)))
+    estimate = math.log1p(-confidence) / math.log1p(-fraction)
+    if not estimate < MOST_DRAWS:
+        raise PolicyError(
+            f"a share of {fraction!r} at a confidence of {confidence!r} needs over {MOST_DRAWS:,} draws",
+            hint="ask for a larger fraction, or replay all with --full",
+        )
+    draws = max(1, math.ceil(estimate))
     # The logarithms may be off by one either way.
     while draws > 1 and (1.0 - fraction) ** (draws - 1) <= 1.0 - confidence:
         draws -= 1

@@ -14,18 +14,32 @@ for other hardware has its seat here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 
 from polchain.core.manifest import GROUPS, Manifest, Scalar, ScalarRow, Snapshot
 from polchain.training.distance import group_error
 
-__all__ = ["Examination", "comparable", "examine", "false_setting", "largest_error"]
+__all__ = ["Examination", "comparable", "examine", "false_setting", "largest_error", "other_versions"]
 
 REFUTING_RHO = 0.05
 NOISE_FACTOR = 10.0
-# Schedules are float arithmetic: another library version may round another way, never by this much.
+# Schedules are float arithmetic: another library may round another way, never by this much. The end of a cosine is a
+# small difference of large numbers, whose relative error is large: hence the floor.
 SETTING_TOLERANCE = 1e-6
+SETTING_FLOOR = 1e-9
+
+# What decides whether this machine can be expected to agree at all. The noise that settings of a CPU make says nothing
+# about a GPU, so there everything has to be equal.
+CPU_NAMES = ("torch", "python", "device", "machine", "blas", "precision")
+GPU_NAMES = ("gpu", "cuda", "cudnn", "driver", "sdp", "tf32")
+UNUSED_BY_RECIPES = frozenset({
+    "bcrypt", "blake3", "cffi", "click", "cryptography", "filelock", "fsspec", "jinja2", "markdown-it-py", "markupsafe",
+    "mdurl", "mpmath", "networkx", "packaging", "pip", "platformdirs", "pluggy", "polchain", "pycparser", "pygments",
+    "python-dateutil", "rich", "safetensors", "setuptools", "shellingham", "six", "sqlite-fts4", "sqlite-utils",
+    "sympy", "tabulate", "typer", "typing-extensions", "wheel",
+})  # fmt: skip
 
 Fingerprint = Mapping[str, str | int | bool]
 
@@ -56,12 +70,35 @@ def largest_error(opening: Snapshot, claimed: Snapshot, replayed: Snapshot) -> t
 
 def comparable(claimed: Fingerprint, here: Fingerprint) -> list[str]:
     """What keeps a difference from convicting: versions and devices that draw or round in another way altogether."""
-    names = ("torch", "device", "machine", "gpu", "precision")
+    names = CPU_NAMES if claimed.get("device") == here.get("device") == "cpu" else CPU_NAMES + GPU_NAMES
     return [
         f"recorded with {name} {claimed.get(name)}, here {here.get(name)}"
         for name in names
-        if str(claimed.get(name, "")).partition("+")[0] != str(here.get(name, "")).partition("+")[0]
+        if _release(name, claimed.get(name, "")) != _release(name, here.get(name, ""))
     ]
+
+
+def other_versions(imports: Sequence[str]) -> list[str]:
+    """The libraries that the recipe loaded and that are of another version here, or not here: they may draw initial
+    weights, decode samples or round in another way. Those that only torch or polchain use are left out."""
+    found = []
+    for name, _, version in (text.partition("==") for text in imports):
+        if name.lower().replace("_", "-") in UNUSED_BY_RECIPES:
+            continue
+        try:
+            here = metadata.version(name)
+        except (metadata.PackageNotFoundError, ValueError):
+            here = "none"
+        if here.partition("+")[0] != version.partition("+")[0]:
+            found.append(f"recorded with {name} {version}, here {here}")
+    return found
+
+
+def _release(name: str, value: object) -> str:
+    text = str(value)
+    if name == "python":
+        return ".".join(text.split(".")[:2])
+    return text.partition("+")[0]
 
 
 def examine(
@@ -71,6 +108,8 @@ def examine(
     again: Callable[[], Snapshot],
     elsewhere: Callable[[], list[Snapshot]],
     obstacles: list[str],
+    *,
+    other_cpu: bool = False,
 ) -> Examination:
     """Decide what a segment is whose replay does not give the claimed roots.
 
@@ -80,7 +119,8 @@ def examine(
         first: the state that the replay closed with.
         again: replays it once more with the same setting.
         elsewhere: replays it with at least two other settings; fewer where they cannot be had.
-        obstacles: why this machine may not be expected to agree (`comparable`).
+        obstacles: why this machine may not be expected to agree (`comparable`, `other_versions`).
+        other_cpu: whether the prover's CPU was another model: then no noise at all means that none could be measured.
     """
     rho, group = largest_error(opening, claimed, first)
     if obstacles:
@@ -93,6 +133,8 @@ def examine(
     if len(others) < 2:
         return Examination(False, rho, math.nan, "differs, and the verifier's own noise could not be measured")
     noise = max(largest_error(opening, other, first)[0] for other in others)
+    if noise == 0.0 and other_cpu:
+        return Examination(False, rho, noise, "differs; on another CPU model, and no setting here makes any noise")
     if not rho > NOISE_FACTOR * noise:
         return Examination(
             False, rho, noise, f"differs by rho {rho:.2g}, within ten times this machine's noise of {noise:.2g}"
@@ -121,4 +163,8 @@ def false_setting(claimed: Manifest, rebuilt: Manifest) -> str:
 
 
 def _close(a: Scalar, b: Scalar) -> bool:
-    return isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=SETTING_TOLERANCE)
+    return (
+        isinstance(a, float)
+        and isinstance(b, float)
+        and math.isclose(a, b, rel_tol=SETTING_TOLERANCE, abs_tol=SETTING_FLOOR)
+    )

@@ -199,6 +199,8 @@ def _missing(
         missing.append("the initial state was not regenerated")
     if intact.genesis.parent is not None:
         missing.append("the run continues another one, which cannot be verified yet")
+    if intact.start is not None and intact.start.source != "prover":
+        missing.append(f"the seed is said to be a {intact.start.source}'s, which cannot be checked yet")
     if intact.key_changes:
         missing.append("the log rotates or revokes keys, which cannot be evaluated yet")
     if not bound.met:
@@ -230,7 +232,7 @@ def _verdict(
     untimed = ["the log is not anchored: it says what, not when"]
     return Verdict(
         outcome=outcome,
-        reasons=tuple(reasons),
+        reasons=tuple(_plain(reason) for reason in reasons),
         bound=bound,
         reproductions=tuple(reproductions),
         challenge=challenge,
@@ -241,5 +243,10 @@ def _verdict(
         steps=intact.steps,
         key=str(intact.genesis.key),
         pinned=intact.pinned,
-        remarks=(*remarks, *(weak if source == "prover" else []), *untimed),
+        remarks=tuple(_plain(text) for text in (*remarks, *(weak if source == "prover" else []), *untimed)),
     )
+
+
+def _plain(text: str) -> str:
+    """A sentence that may quote the claim, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)

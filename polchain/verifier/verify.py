@@ -14,7 +14,7 @@ from polchain.core import merkle
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest
 from polchain.core.entries import Configuration
-from polchain.errors import DatasetError, UsageError
+from polchain.errors import DatasetError, RecipeError, UsageError
 from polchain.training.fingerprint import differences, setting_of
 from polchain.training.worker import Program
 from polchain.verifier.challenge import draw_challenge
@@ -120,7 +120,11 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
     found: list[Reproduction] = []
     with Bench(program, setting_of(start.fingerprint), request.data, timeout=request.timeout) as bench:
         _tell(progress, "reading the data", 0, total)
-        configuration, leaves = bench.worker().commit_dataset()
+        try:
+            configuration, leaves = bench.worker().commit_dataset()
+        except RecipeError as error:
+            reason = f"the recipe does not run here: {error}"
+            return judge_unreplayed(intact, policy, [reason], vouched=vouched)
         remarks = _check_data(intact, configuration, leaves)
         if remarks:
             return judge_unreplayed(intact, policy, remarks, vouched=vouched)
@@ -161,14 +165,21 @@ def recipe_matches(intact: IntactClaim, copy: Path, arguments: tuple[str, ...]) 
     """Check that the claim's program is the verifier's own copy, file by file, with these arguments.
 
     Raises:
-        UsageError: a file differs or is missing, or the arguments are others.
+        UsageError: a file differs or is missing, the entry point is another, or the arguments are others.
     """
     recipe = intact.genesis.recipe
     assert recipe is not None
     hint = "read the claim's recipe, or leave --recipe out: the verdict is then at most COMPUTED"
-    folder = copy if copy.is_dir() else copy.parent
-    if not copy.is_dir() and not recipe.module and copy.name != recipe.entry:
-        raise UsageError(f"the claim's recipe is {recipe.entry}, yours is {copy.name}", hint=hint)
+    entry = _entry_file(intact)
+    if copy.is_dir():
+        folder = copy
+    else:
+        # `python -m pkg.mod` has its files named from the folder that holds pkg.
+        depth = entry.count("/")
+        own = copy.resolve()
+        folder = own.parents[depth] if depth < len(own.parents) else own.parent
+        if own != folder / entry:
+            raise UsageError(f"the claim's recipe is {entry}, yours is {copy.name}", hint=hint)
     for name, text in intact.recipe.items():
         own = folder / name
         if not own.is_file() or own.read_bytes() != text:
@@ -178,6 +189,25 @@ def recipe_matches(intact: IntactClaim, copy: Path, arguments: tuple[str, ...]) 
             f"the claim's recipe was run with arguments {list(recipe.arguments)}, yours are {list(arguments)}",
             hint="arguments are part of the program: accept them with --recipe-args, or not",
         )
+
+
+def _entry_file(intact: IntactClaim) -> str:
+    """The file that a claim's recipe begins with.
+
+    Raises:
+        UsageError: it names a module that is none of its files: whatever is installed under that name would be run.
+    """
+    recipe = intact.genesis.recipe
+    assert recipe is not None
+    stem = recipe.entry.replace(".", "/")
+    names = (f"{stem}.py", f"{stem}/__main__.py") if recipe.module else (recipe.entry,)
+    for name in names:
+        if name in intact.recipe:
+            return name
+    raise UsageError(
+        f"the claim's recipe is the module {recipe.entry}, which is not among its files",
+        hint="what is installed here under that name is not the prover's program: do not vouch for it",
+    )
 
 
 def _check_data(intact: IntactClaim, configuration: Configuration, leaves: tuple[bytes, ...]) -> list[str]:

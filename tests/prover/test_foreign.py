@@ -49,7 +49,7 @@ def saves(tmp_path: Path) -> Path:
 
 
 def state(value: float) -> dict[str, torch.Tensor]:
-    return {"weight": torch.full((2, 3), value), "bias": torch.zeros(3)}
+    return {"weight": torch.full((2, 3), float(value)), "bias": torch.zeros(3)}
 
 
 def save(folder: Path, step: int, value: float | None = None) -> Path:

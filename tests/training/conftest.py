@@ -69,7 +69,7 @@ class MemoryHost:
 
 @pytest.fixture
 def memory_session() -> Callable[..., Session]:
-    """`memory_session(data=..., steps=...)` is what record() gives, with its checkpoints in `session.host.checkpoints`."""
+    """`memory_session(data=..., steps=...)` is what record() gives, with its checkpoints in `host.checkpoints`."""
 
     def make(host: MemoryHost | None = None, **options: Any) -> Session:
         chosen = {"data": [float(i) for i in range(12)], "steps": 8, "batch_size": 4, "every": 2, "precision": "fp32"}

@@ -1,0 +1,144 @@
+"""The printer: nothing a stranger wrote reaches a terminal as an order, and progress is for terminals."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polchain.cli import output
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@given(st.text())
+def test_sanitised_text_is_printable_and_printable_text_is_kept(text: str) -> None:
+    assert output.sanitise(text).isprintable()
+    assert output.sanitise(output.sanitise(text)) == output.sanitise(text)
+    if text.isprintable():
+        assert output.sanitise(text) == text
+    lines = output.sanitise(text, lines=True)
+    assert all(line.isprintable() for line in lines.split("\n"))
+    assert lines.count("\n") == text.count("\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J", "\x9b2J", "a\rb", "\x07", "\u202egnp.exe", "\u2066", "\ud800", "\x7f", "a\nb", "\u2028"]
+)
+def test_what_steers_a_terminal_is_shown(text: str) -> None:
+    shown = output.sanitise(text)
+    assert "\\" in shown
+    assert shown.isprintable()
+    for laid_out in (output.fields([(text, text)]), output.table([text], [[text]])):
+        assert all(line.isprintable() for line in laid_out.split("\n"))
+
+
+def test_a_note_and_a_failure_are_sanitised(capsys: pytest.CaptureFixture[str]) -> None:
+    output.note("a\x1b[31m")
+    output.failure("X", "b\x1b]0;title\x07\nc", "d\x9b", 1, as_json=False)
+    output.show_log(logging.WARNING)
+    logging.getLogger("polchain").warning("e%s", "\x1b")
+    err = capsys.readouterr().err
+    assert err.splitlines() == [
+        r"polchain: a\x1b[31m",
+        r"polchain: error: b\x1b]0;title\x07 c",
+        r"polchain: hint: d\x9b",
+        r"polchain: e\x1b",
+    ]
+
+
+@given(st.text())
+def test_json_is_one_line_of_ascii(text: str) -> None:
+    stream = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        output.answer({text: [text]}, "", as_json=True)
+    printed = stream.getvalue()
+    assert printed.endswith("\n")
+    assert printed[:-1].isascii()
+    assert printed[:-1].isprintable()
+    assert json.loads(printed) == {text: [text]}
+
+
+def test_a_table_is_aligned() -> None:
+    lines = output.table([">n", "name", ">value"], [(1, "a", 1.5), (20, "bcd", None), (3, "日本", 2)]).split("\n")
+    assert lines == [" n  name  value", " 1  a       1.5", "20  bcd", " 3  日本      2"]
+
+
+def test_numbers_for_people() -> None:
+    assert [output.count(n, "entry") for n in (0, 1, 1234)] == ["0 entries", "1 entry", "1,234 entries"]
+    assert [output.size(n) for n in (0, 999, 1500, 2_500_000, 7 * 10**12)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.5 kB",
+        "2.5 MB",
+        "7.0 TB",
+    ]
+
+
+@pytest.fixture
+def as_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """Called in the test itself: pytest sets its own streams after the fixtures."""
+    return lambda: _as_terminal(monkeypatch)
+
+
+def _as_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(output, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    return stream
+
+
+def test_progress_shows_rate_and_time_left_and_goes_away(as_terminal: Callable[[], Terminal]) -> None:
+    terminal = as_terminal()
+    with output.Progress("replaying", 4, "segments") as progress:
+        progress.update(0)
+        progress.update(2)
+    text = terminal.getvalue()
+    assert "replaying  2/4 segments  50 %" in text
+    assert "segments/s  0:00:00 left" in text
+    assert text.endswith("\r\x1b[K"), "the line is taken away"
+
+
+def test_progress_is_cut_to_the_terminal(as_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = as_terminal()
+    monkeypatch.setenv("COLUMNS", "20")
+    with output.Progress("a very long description", 4) as progress:
+        progress.update(1)
+        assert terminal.getvalue() == "\r\x1b[Ka very long descrip"
+
+
+def test_what_a_script_prints_comes_above_the_line(as_terminal: Callable[[], Terminal]) -> None:
+    terminal = as_terminal()
+    with output.Progress("training", 4, beneath=True) as progress:
+        progress.update(1)
+        print("epoch 1")
+        progress.update(2)
+        print("no end", end="")
+        progress.update(3)
+        assert sys.stdout.isatty()
+    assert sys.stdout is terminal
+    text = terminal.getvalue()
+    assert "\r\x1b[Kepoch 1\n" in text
+    assert text.endswith("\r\x1b[Kno end"), "nothing is drawn into a line that has not ended"
+
+
+@pytest.mark.parametrize("dumb", [True, False])
+def test_progress_is_silent_elsewhere(as_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch, dumb: bool) -> None:
+    terminal = as_terminal()
+    stream = terminal if dumb else io.StringIO()
+    monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with output.Progress("training", 4, beneath=True) as progress:
+        progress.update(2)
+    assert stream.getvalue() == ""
