@@ -47,7 +47,9 @@ def make_run(folder: Path, key: PrivateKey, *, steps: tuple[int, ...] = STEPS, f
         key=key.public,
         recipe=None
         if foreign
-        else RecipeRef("train.py", False, ("--lr", "0.1"), (FileRef("train.py", len(RECIPE), blake3(RECIPE)),), ("numpy==2.0",)),
+        else RecipeRef(
+            "train.py", False, ("--lr", "0.1"), (FileRef("train.py", len(RECIPE), blake3(RECIPE)),), ("numpy==2.0",)
+        ),
         dataset=None if foreign else DatasetRef(8, Digest("sha256", bytes(32))),
         configuration=None if foreign else Configuration(steps[-1] or 1, 2, ((0, 2),), "fp32", True),
     )

@@ -27,7 +27,7 @@ PIPE_CLOSED = 141
 
 def report(error: BaseException, *, as_json: bool) -> int:
     """Say what went wrong; returns the exit code."""
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, output.ReaderLeft | BrokenPipeError):
         # What is still buffered would raise again when the interpreter flushes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return PIPE_CLOSED
@@ -56,7 +56,7 @@ def report_usage(message: str, command: str, *, as_json: bool) -> int:
 def _say(name: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:
     try:
         output.failure(name, message, hint, exit_code, as_json=as_json)
-    except OSError:
+    except (OSError, output.ReaderLeft):
         # Nobody can be told; the code still says it.
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

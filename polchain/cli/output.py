@@ -24,6 +24,7 @@ from typing import Any, TextIO, cast
 
 __all__ = [
     "Progress",
+    "ReaderLeft",
     "answer",
     "count",
     "failure",
@@ -38,6 +39,10 @@ __all__ = [
 ]
 
 REDRAW_SECONDS = 0.1
+
+
+class ReaderLeft(Exception):
+    """Whoever read the answer has gone. No OSError: typer would answer for one itself."""
 
 
 def prepare() -> None:
@@ -63,8 +68,11 @@ def answer(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         # Escaped to ASCII, so that nothing in it reaches a terminal as a control.
         text = json.dumps(data, indent=2 if _is_terminal(sys.stdout) else None).replace("\x7f", "\\u007f")
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderLeft from error
 
 
 def note(text: str) -> None:

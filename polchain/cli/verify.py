@@ -158,6 +158,10 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
         words = " ".join([recipe.entry, *recipe.arguments])
         rows.append(("recipe", f"{words} ({'vouched' if verdict.vouched else 'not vouched'})"))
         rows.append(("", verdict.program))
+    if intact.genesis.dataset is not None:
+        rows.append(
+            ("data", f"{output.count(intact.genesis.dataset.samples, 'sample')}, {intact.genesis.dataset.root}")
+        )
     if replays:
         seconds = sum(item.seconds for item in verdict.reproductions)
         picked = len(verdict.challenge.picks) if verdict.challenge is not None else 0

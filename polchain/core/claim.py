@@ -108,7 +108,11 @@ class Claim:
             raise FormatError(
                 f"the recipe is over {RECIPE_LIMIT} bytes", hint="a recipe is text: data belongs in the dataset"
             )
-        return {name.removeprefix("recipe/"): _read(self.path, name, RECIPE_LIMIT) for name in names}
+        texts = {name: _read(self.path, name, RECIPE_LIMIT) for name in names}
+        for name, text in texts.items():
+            if blake3(text) != self.files[name].digest:
+                raise FormatError(f"{name} changed while the claim was read")
+        return {name.removeprefix("recipe/"): text for name, text in texts.items()}
 
     def manifest(self, state: Digest) -> Manifest | None:
         """The manifest of a state, or None where it is not disclosed.

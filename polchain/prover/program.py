@@ -76,7 +76,9 @@ def _text(path: Path) -> bytes:
     except OSError as error:
         raise RecipeError(f"cannot read the recipe's file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not text", hint="a recipe is program text: data belongs in the dataset") from error
+        raise RecipeError(
+            f"{path} is not text", hint="a recipe is program text: data belongs in the dataset"
+        ) from error
     return data
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from polchain.errors import UsageError
 from polchain.prover.launch import Launch
@@ -21,6 +19,9 @@ from polchain.training.child import current_host
 from polchain.training.dataset import MapDataset
 from polchain.training.recipe import Recipe
 from polchain.training.session import Every, Host, Options, Session, configure
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Launch", "launch", "record", "train"]
 

@@ -39,7 +39,7 @@ class SelfCheck:
         self.ledger = ledger
         self.done = int(ledger.note(NOTE) or "0")
         self.worker: Worker | None = None
-        self._make = lambda: Worker(program, setting_of(fingerprint), data)
+        self.program, self.setting, self.data = program, setting_of(fingerprint), data
 
     def segment(
         self, before: CheckpointEntry, after: CheckpointEntry, opening: Snapshot, closing: Snapshot, order: BatchOrder
@@ -52,7 +52,7 @@ class SelfCheck:
         if self.done >= SEGMENTS:
             return
         if self.worker is None:
-            self.worker = self._make()
+            self.worker = Worker(self.program, self.setting, self.data)
         batches = list(order.batches(before.step, after.step))
         try:
             replayed = self.worker.replay(self.seed, before.step, after.step, batches, opening)
@@ -98,7 +98,7 @@ class SelfCheck:
         if first.snapshot.manifest.roots() != second.snapshot.manifest.roots():
             raise NotReproducedError(
                 f"{where}; two replays differ as well, so an operator or the loop is not deterministic",
-                hint="nothing in the loop may depend on the clock, on threads, or on generators that polchain does not seed",
+                hint="the loop may not depend on the clock, on threads, or on generators that polchain does not seed",
             )
         raise NotReproducedError(
             f"{where}; two replays agree, so something that crosses steps was not attached",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from polchain.core.digest import blake3_keyed, tag
 from polchain.verifier.integrity import IntactClaim, Segment
 
-__all__ = ["Challenge", "Pick", "draw_challenge"]
+__all__ = ["Challenge", "Pick", "draw_challenge", "draw_steps"]
 
 LONG_SHARE = 0.01
 
@@ -94,7 +94,7 @@ def draw_challenge(
             elif segment.steps > LONG_SHARE * intact.steps:
                 pick(segment.index, "long")
     fixed = list(reasons)
-    drawn = _draw(seed, intact.head.root, draws, intact.steps)
+    drawn = draw_steps(seed, intact.head.root, draws, intact.steps)
     starts = [segment.first for segment in segments]
     for step in drawn:
         index = bisect.bisect_right(starts, step) - 1
@@ -109,7 +109,8 @@ def _claimed(segment: Segment) -> float:
     return segment.closing.update.l2 if segment.closing.update is not None else 0.0
 
 
-def _draw(seed: bytes, root: bytes, draws: int, steps: int) -> tuple[int, ...]:
+def draw_steps(seed: bytes, root: bytes, draws: int, steps: int) -> tuple[int, ...]:
+    """`draws` steps out of `steps`, independent and uniform, with replacement; `root` is the one that the head signs."""
     if steps == 0:
         return ()
     ceiling = 2**64 // steps * steps

@@ -134,7 +134,9 @@ def test_what_a_script_prints_comes_above_the_line(as_terminal: Callable[[], Ter
 
 
 @pytest.mark.parametrize("dumb", [True, False])
-def test_progress_is_silent_elsewhere(as_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch, dumb: bool) -> None:
+def test_progress_is_silent_elsewhere(
+    as_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch, dumb: bool
+) -> None:
     terminal = as_terminal()
     stream = terminal if dumb else io.StringIO()
     monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")

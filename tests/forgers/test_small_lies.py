@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from polchain.core.entries import CheckpointEntry, Final, Start, Update
+from polchain.core.claim import Claim
+from polchain.core.entries import CheckpointEntry, Start, Update
 from polchain.core.manifest import Snapshot
 from polchain.errors import ChainError, UsageError
+from polchain.verifier.integrity import check_integrity
+from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
-from tests.claims import DIGITS, Recorded, checkpoints_of
+from tests.claims import DIGITS, Recorded, entries_of, write_log
 from tests.forgers.conftest import Verify
 from tests.forgers.forge import Workshop, edited, tensors_of, with_rows
 
@@ -99,11 +102,6 @@ def test_an_edited_batch_size_does_not_give_the_batches(sgd_victim: Recorded, tm
     shop = Workshop(sgd_victim.claim)
     claim = shop.claim(tmp_path / "claim", shop.states())
     genesis = replace(shop.genesis, configuration=replace(shop.configuration, batch_size=64))  # type: ignore[type-var]
-    from polchain.core.claim import Claim
-    from polchain.verifier.integrity import check_integrity
-    from polchain.verifier.policy import Policy
-    from tests.claims import entries_of, write_log
-
     write_log(claim, [genesis, *entries_of(claim)[1:]], shop.key)
     with pytest.raises(ChainError, match="the batches are not the ones that the seed gives"):
         check_integrity(Claim.read(claim), Policy())
@@ -135,9 +133,3 @@ def test_a_claim_cannot_speak_to_the_terminal(honest: Honest, polchain_says: Ver
     assert verdict.outcome is Ruled.VERIFIED
     assert any("cpu: recorded with ?[2J?VERIFIED" in remark for remark in verdict.remarks)
     assert all(text.isprintable() for text in (*verdict.reasons, *verdict.remarks))
-
-
-def test_the_log_of_a_forger_ends_where_he_says(honest: Honest, tmp_path: Path) -> None:
-    claim = honest.shop.claim(tmp_path / "claim", honest.states[:5], honest.losses[:5])
-    assert checkpoints_of(claim)[-1].step == 20
-    assert isinstance(honest.shop.entries(honest.states)[-1], Final)

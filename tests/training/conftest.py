@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,37 +95,94 @@ class Done:
         return lines[-1] if lines else ""
 
 
+# Runs scripts as Python would, each in a fork of a process that has imported torch already: that takes most of a
+# script's time.
+WARM = """
+import json, os, runpy, sys, traceback
+import torch, torch.optim, polchain.prover.recorder
+for line in sys.stdin:
+    job = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for number in (1, 2):
+                os.dup2(os.open(job["output"], os.O_WRONLY | os.O_APPEND), number)
+            os.chdir(job["folder"])
+            os.environ.update(job["environment"])
+            sys.argv, sys.path[0], sys.stdin = [job["script"], *job["arguments"]], job["folder"], open(0)
+            runpy.run_path(job["script"], run_name="__main__")
+            status = 0
+        except SystemExit as error:
+            status = error.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("POLCHAIN_", "PYTEST"))}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[subprocess.Popen[str]]:
+    """A process that runs scripts, started when the first test needs it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    yield process
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(timeout=30)
+
+
 @dataclass
 class Desk:
     """A user's folder with a key: scripts are written into it and run."""
 
     folder: Path
     key: PrivateKey
+    warm: subprocess.Popen[str]
 
     def write(self, text: str, name: str = "train.py") -> Path:
         path = self.folder / name
         path.write_text(textwrap.dedent(text))
         return path
 
-    def environment(self, **more: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("POLCHAIN_", "PYTEST"))}
-        own = {"OMP_NUM_THREADS": "1", "POLCHAIN_KEY_FILE": str(self.folder / "key"), "PYTHONPATH": str(ROOT)}
-        return {**kept, **own, **more}
-
-    def start(self, *arguments: str, script: str = "train.py", **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, script: str = "train.py") -> subprocess.Popen[str]:
+        """A script in a new process of its own."""
         return subprocess.Popen(
             [sys.executable, script, *arguments],
             cwd=self.folder,
-            env=self.environment(**environment),
+            env=environment(POLCHAIN_KEY_FILE=str(self.folder / "key")),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, *arguments: str, script: str = "train.py", **environment: str) -> Done:
-        process = self.start(*arguments, script=script, **environment)
-        output, _ = process.communicate(timeout=120)
-        return Done(process.returncode, output)
+    def run(self, *arguments: str, script: str = "train.py", **variables: str) -> Done:
+        """A script in a fork of the warm process, until it ends."""
+        output = self.folder / "output.txt"
+        output.write_text("")
+        job = {
+            "script": str(self.folder / script),
+            "folder": str(self.folder),
+            "arguments": arguments,
+            "output": str(output),
+            "environment": {"POLCHAIN_KEY_FILE": str(self.folder / "key"), **variables},
+        }
+        assert self.warm.stdin is not None
+        assert self.warm.stdout is not None
+        self.warm.stdin.write(json.dumps(job) + "\n")
+        self.warm.stdin.flush()
+        status = int(self.warm.stdout.readline())
+        return Done(status, output.read_text())
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +192,7 @@ def key() -> PrivateKey:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, key: PrivateKey) -> Desk:
+def desk(tmp_path: Path, key: PrivateKey, warm: subprocess.Popen[str]) -> Desk:
     """A folder with a key in it, where scripts can be run."""
     write_key(tmp_path / "key", key, None)
-    return Desk(tmp_path, key)
+    return Desk(tmp_path, key, warm)

@@ -445,8 +445,8 @@ def entries(folder: Path) -> list[bytes]:
 
 def test_recording_does_not_change_the_training_and_neither_do_workers(desk: Any, rows: Path) -> None:
     desk.write(script())
-    recorded = desk.run()
-    assert recorded.status == 0, recorded.output
+    recorded = desk.start()
+    assert recorded.wait(timeout=120) == 0, recorded.communicate()[0]
     logged = [parse_entry(data) for data in entries(desk.folder)]
     assert [type(entry).__name__ for entry in logged] == ["Genesis", "Start", *["CheckpointEntry"] * 5, "Final"]
     assert [entry.step for entry in logged if isinstance(entry, CheckpointEntry | Final)] == [0, 3, 6, 9, 12, 12]
