@@ -80,7 +80,7 @@ def _record(folder: Path, script: Path, arguments: Sequence[str], threads: int) 
         "POLCHAIN_KEY_FILE": str(folder / "key"),
         "POLCHAIN_DATA": str(DATA),
         "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "2000",
     }
     done = subprocess.run(
         [sys.executable, script, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 # Before torch is imported: test workers share the cores, and a thread that spins while it waits starves the others.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 # A developer's own settings must not decide a test.
 for name in [name for name in os.environ if name.startswith("POLCHAIN_")]:

@@ -132,9 +132,8 @@ def _become(
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
     if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that spin while they wait stall each other where the cores are busy; it changes no bit.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    # Threads that spin while they wait stall each other where the cores are busy; it changes no bit.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.stdout.flush()
     sys.stderr.flush()
     words = [mode, "json" if as_json else "text", "module" if module else "file", str(run), script, *arguments]

@@ -82,7 +82,7 @@ def verify(
     ] = 3600.0,
     as_json: Json = False,
 ) -> int:
-    """check a claim: its log, then sampled stretches of the training itself."""
+    """check a claim: its log, and sampled stretches of its training."""
     target = _only_claim(claim, claims or [])
     wanted = _policy(policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox)
     drawn = _seed(seed)

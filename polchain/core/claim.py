@@ -173,13 +173,14 @@ def _read(root: Path, name: str, limit: int) -> bytes:
         raise MissingFileError(
             f"{name} is not in the claim, or cannot be read", hint="ask the prover for it"
         ) from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise FormatError(f"{name} is not a plain file")
     with os.fdopen(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FormatError(f"{name} is not a plain file")
-        if size > limit:
-            raise FormatError(f"{name} is {size} bytes, over the limit of {limit}")
-        return file.read(limit + 1)[: limit + 1]
+        if found.st_size > limit:
+            raise FormatError(f"{name} is {found.st_size} bytes, over the limit of {limit}")
+        return file.read(limit)
 
 
 def _refuse_unlisted(root: Path, listed: set[str]) -> None:
@@ -189,15 +190,19 @@ def _refuse_unlisted(root: Path, listed: set[str]) -> None:
         for name in (*subfolders, *files):
             path = (here / name).as_posix()
             if (Path(folder) / name).is_symlink():
-                raise FormatError(f"{path} is a link", hint="a claim holds plain files only")
+                raise FormatError(f"{path!a} is a link", hint="a claim holds plain files only")
             known = path in folders if name in subfolders else path in listed or path == LISTING
             if not known:
-                raise FormatError(f"{path} is in the claim's folder, but {LISTING} does not list it")
+                raise FormatError(f"{path!a} is in the claim's folder, but {LISTING} does not list it")
 
 
 def _check_file(root: Path, ref: FileRef) -> None:
     path = root / ref.path
-    if not path.is_file():
-        raise MissingFileError(f"{ref.path} is listed in {LISTING}, but is not there", hint="ask the prover for it")
-    if path.stat().st_size != ref.size or hash_file(path) != ref.digest:
+    try:
+        same = path.stat().st_size == ref.size and hash_file(path) == ref.digest
+    except OSError as error:
+        raise MissingFileError(
+            f"{ref.path} is listed in {LISTING}, but is not there, or cannot be read", hint="ask the prover for it"
+        ) from error
+    if not same:
         raise FormatError(f"{ref.path} is not the file that {LISTING} lists: it was changed or damaged")

@@ -137,6 +137,8 @@ class DatasetRef:
     def parse(cls, fields: Fields) -> DatasetRef:
         ref = cls(fields.int("samples", minimum=1, maximum=2**40), Digest.parse(fields.str("root")))
         fields.done()
+        if ref.root.algorithm != "sha256":
+            raise FormatError("dataset: its root is a tree's, which is sha256")
         return ref
 
 
@@ -322,6 +324,8 @@ class CheckpointEntry:
         if fields.has("update"):
             inner = fields.fields("update")
             update = Update(inner.float("l2"), inner.float("linf"))
+            if update.l2 < 0 or update.linf < 0:
+                raise FormatError("checkpoint: the size of an update is not negative")
             inner.done()
         return cls(
             prev,

@@ -166,10 +166,9 @@ def _copy_state(store: CheckpointStore, state: Digest, claim: Path) -> None:
     rows.parent.mkdir(exist_ok=True)
     rows.write_bytes(manifest.encode())
     source, target = store.folder / checkpoint_name(state), claim / checkpoint_name(state)
+    if not source.exists():
+        raise CheckpointMissingError(f"{checkpoint_name(state)} is gone")
     target.parent.mkdir(exist_ok=True)
-    try:
-        # A copy, not a link: whatever happens to the claim must not happen to the run.
-        shutil.copyfile(source, target)
-    except FileNotFoundError as error:
-        raise CheckpointMissingError(f"{checkpoint_name(state)} is gone") from error
+    # A copy, not a link: whatever happens to the claim must not happen to the run.
+    shutil.copyfile(source, target)
     read_tensors(target, manifest)

@@ -97,7 +97,8 @@ def describe(run: Path) -> Status:
     if missing_steps:
         named = ", ".join(str(step) for step in missing_steps[:NAMED])
         more = f" and {len(missing_steps) - NAMED} more" if len(missing_steps) > NAMED else ""
-        missing.append(f"the states of steps {named}{more}: they were not kept, or are gone")
+        what = "state of step" if len(missing_steps) == 1 else "states of steps"
+        missing.append(f"the {what} {named}{more}: not kept, or gone")
     if not (run / HEAD).exists():
         missing.append(f"{HEAD}: the next writer puts it back")
     elif (run / HEAD).read_bytes() != note:

@@ -98,16 +98,31 @@ def write_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> None:
     data = key.to_openssh(passphrase)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    _write_new(path, data, 0o600)
+    try:
+        _write_new(path.with_name(path.name + ".pub"), f"{key.public.openssh()}\n".encode(), 0o644)
+    except UsageError:
+        path.unlink()
+        raise
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     except FileExistsError as error:
         raise UsageError(f"there is a file at {path} already", hint="name another one, or move it away") from error
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    path.with_name(path.name + ".pub").write_text(f"{key.public.openssh()}\n")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink()
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_key(path: Path, source: PassphraseSource) -> PrivateKey:

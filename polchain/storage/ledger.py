@@ -390,6 +390,7 @@ def _lock(folder: Path) -> int:
 def _unlock(descriptor: int) -> None:
     if descriptor in _held:
         _held.remove(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was just forked may not have closed its copy yet
         os.close(descriptor)
 
 

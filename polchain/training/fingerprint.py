@@ -19,7 +19,8 @@ __all__ = ["Setting", "fingerprint", "setting_of"]
 
 MAX_THREADS = 512
 CUBLAS_WORKSPACE = ":4096:8"
-# libgomp's own default spins for milliseconds: beside other work on the same cores that is ten times slower.
+# libgomp's own default spins for milliseconds: ten times slower beside other work on the same cores, and a standstill
+# where threads outnumber cores. This many tries are as fast on idle cores.
 SPIN_COUNT = "2000"
 # Lowest first. torch takes a capability at its word, so only lower ones than the machine's may be asked for.
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -53,9 +54,6 @@ class Setting:
             "GOMP_SPINCOUNT": SPIN_COUNT,
             "POLCHAIN_ONEDNN": "1" if self.onednn else "0",
         }
-        if self.threads > (os.cpu_count() or 1):
-            # Spinning threads on too few cores stall for minutes.
-            variables["OMP_WAIT_POLICY"] = "PASSIVE"
         if self.capability and _below_native(self.capability):
             variables["ATEN_CPU_CAPABILITY"] = self.capability
         if self.onednn_isa:

@@ -283,7 +283,7 @@ class Session:
     def _mean_loss(self) -> float | None:
         losses = [float(loss) for loss in self._losses]
         self._losses = []
-        mean = sum(losses) / len(losses) if losses else None
+        mean = math.fsum(losses) / len(losses) if losses else None
         return mean if mean is not None and math.isfinite(mean) else None
 
     def _count(self, name: str) -> Callable[..., None]:

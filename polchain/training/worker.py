@@ -222,8 +222,7 @@ class Worker:
         keep = {
             k: v
             for k, v in os.environ.items()
-            if k
-            in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY")
+            if k in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
         }
         home = self._folder / "home"
         home.mkdir(exist_ok=True)

@@ -81,6 +81,7 @@ class IntactClaim:
         genesis, start: the entries of that kind; no start in a foreign run.
         checkpoints: the checkpoint entries, by rising step.
         key_changes: rotations and revocations, which are not evaluated yet.
+        final: the final entry, where the log has one.
         head: the signed head over all entries.
         pinned: whether the policy pinned the key.
         recipe: the recipe's files by path.
@@ -93,6 +94,7 @@ class IntactClaim:
     start: Start | None
     checkpoints: tuple[CheckpointEntry, ...]
     key_changes: tuple[KeyChange, ...]
+    final: FinalEntry | None
     head: TreeHead
     pinned: bool
     recipe: Mapping[str, bytes]
@@ -164,6 +166,7 @@ def check_integrity(claim: Claim, policy: Policy) -> IntactClaim:
         start=start,
         checkpoints=checkpoints,
         key_changes=tuple(entry for entry in entries if isinstance(entry, KeyChange)),
+        final=next((entry for entry in entries if isinstance(entry, FinalEntry)), None),
         head=head,
         pinned=bool(policy.keys),
         recipe=claim.recipe(),

@@ -229,6 +229,8 @@ def _verdict(
     recipe = intact.genesis.recipe
     source = intact.start.source if intact.start is not None else ""
     weak = ["the seed is the prover's own choice, not a beacon's: it could have been picked among many"]
+    exported = intact.final.files if intact.final is not None else ()
+    loose = [f"{ref.path}, which the final entry names, was not compared with the last state" for ref in exported]
     untimed = ["the log is not anchored: it says what, not when"]
     return Verdict(
         outcome=outcome,
@@ -243,7 +245,7 @@ def _verdict(
         steps=intact.steps,
         key=str(intact.genesis.key),
         pinned=intact.pinned,
-        remarks=tuple(_plain(text) for text in (*remarks, *(weak if source == "prover" else []), *untimed)),
+        remarks=tuple(_plain(text) for text in (*remarks, *(weak if source == "prover" else []), *loose, *untimed)),
     )
 
 

@@ -14,7 +14,9 @@ from polchain.prover.export import export
 from tests.runs import make_key, make_run
 
 SCRIPT = """\
+import os
 import sys
+import time
 import torch
 from torch import nn
 import polchain
@@ -40,9 +42,8 @@ with polchain.record("must not be used", data=data, batch_size=8, steps=STEPS, e
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         run.log(loss=loss)
-        if FAULT.startswith("wait") and step == int(FAULT[4:]):
+        if step == int(os.environ.get("WAIT", "-1")):
             print("waiting", flush=True)
-            import time
             time.sleep(60)
 print("after the loop")
 if FAULT == "late":

@@ -47,7 +47,7 @@ def test_status_says_how_far(call: Call, run: Path) -> None:
     (run / "head.note").unlink()
     done = call("status", run)
     assert "states kept  2 of 3" in done.out
-    assert "missing      the states of steps 2:" in done.out
+    assert "missing      the state of step 2:" in done.out
     assert "missing      head.note" in done.out
     answer = json.loads(call("status", run, "--json").out)
     assert answer["states"] == {"committed": 3, "kept": 2, "missing_steps": [2]}
