@@ -1,4 +1,4 @@
-"""The pages say what there is: commands, options, errors, tags, fields. Their links lead somewhere, their examples run."""
+"""The pages say what there is: commands, options, errors, tags, fields; links lead somewhere, and examples run."""
 
 import inspect
 import json

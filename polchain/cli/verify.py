@@ -158,7 +158,7 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
         words = " ".join([recipe.entry, *recipe.arguments])
         rows.append(("recipe", f"{words} ({'vouched' if verdict.vouched else 'not vouched'})"))
         rows.append(("", verdict.program))
-    if intact.genesis.dataset is not None:
+    if replays and intact.genesis.dataset is not None:
         rows.append(
             ("data", f"{output.count(intact.genesis.dataset.samples, 'sample')}, {intact.genesis.dataset.root}")
         )

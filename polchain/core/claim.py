@@ -199,7 +199,10 @@ def _refuse_unlisted(root: Path, listed: set[str]) -> None:
 def _check_file(root: Path, ref: FileRef) -> None:
     path = root / ref.path
     try:
-        same = path.stat().st_size == ref.size and hash_file(path) == ref.digest
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise FormatError(f"{ref.path} is not a plain file")
+        same = found.st_size == ref.size and hash_file(path) == ref.digest
     except OSError as error:
         raise MissingFileError(
             f"{ref.path} is listed in {LISTING}, but is not there, or cannot be read", hint="ask the prover for it"

@@ -8,7 +8,6 @@ A run that exists is resumed: the last state that was kept is put back, and ever
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import sys
@@ -34,7 +33,6 @@ from polchain.errors import (
     DatasetError,
     NotReproducedError,
     RecipeChangedError,
-    RecipeError,
     UsageError,
 )
 from polchain.prover.launch import Launch
@@ -192,12 +190,6 @@ class Recorder:
         prev = self._pending[0].prev if self._pending else self.ledger.root
         roots = snapshot.manifest.roots()
         state = snapshot.manifest.state()
-        update = update_size(self._last, snapshot) if before is not None else None
-        if (update is not None and not math.isfinite(update.l2)) or (loss is not None and not math.isfinite(loss)):
-            raise RecipeError(
-                f"weights or loss are no longer finite at step {step}",
-                hint="the run is sound up to the checkpoint before; train with a smaller learning rate, as a new run",
-            )
         first = before.step if before is not None else 0
         return CheckpointEntry(
             prev=prev,
@@ -205,7 +197,7 @@ class Recorder:
             roots=roots,
             chain=extend_chain(chain, state),
             batches=batch_digest(list(self.order.batches(first, step))),
-            update=update,
+            update=update_size(self._last, snapshot) if before is not None else None,
             loss=loss,
         )
 

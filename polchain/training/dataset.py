@@ -25,7 +25,8 @@ import numpy as np
 from polchain.core import merkle
 from polchain.core.digest import Digest, tag
 from polchain.core.entries import DatasetRef
-from polchain.errors import DatasetError, FormatError, RecipeError
+from polchain.core.manifest import MAX_INT
+from polchain.errors import DatasetError, FormatError, PolchainError, RecipeError
 from polchain.training.state import dtype_name, tensor_bytes, tensor_from
 
 __all__ = [
@@ -78,16 +79,7 @@ def decode_sample(data: bytes) -> Any:
     try:
         sample, end = _decode(memoryview(data), 0, 0)
         again = encode_sample(sample) if end == len(data) else b""
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        struct.error,
-        TypeError,
-        RecipeError,
-        OverflowError,
-        RuntimeError,
-    ) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error, PolchainError) as error:
         raise FormatError("not the encoding of a sample") from error
     if again != data:
         raise FormatError("not the canonical encoding of a sample")
@@ -191,7 +183,7 @@ def _encode(value: Any, parts: list[bytes], depth: int) -> None:
         name = dtype_name(value, "a sample")
         parts += [b"t", _block(name.encode()), _shape(value.shape), _block(bytes(tensor_bytes(value)))]
     elif isinstance(value, np.ndarray | np.generic):
-        if value.dtype.hasobject or value.dtype.kind not in "biufcSU":
+        if not _plain(value.dtype):
             raise RecipeError(f"a sample holds a numpy array of {value.dtype}, which is not plain data")
         little = value.dtype.newbyteorder("<")
         data = np.ascontiguousarray(value, dtype=little).tobytes()
@@ -200,11 +192,13 @@ def _encode(value: Any, parts: list[bytes], depth: int) -> None:
     elif kind is bool:
         parts += [b"b", b"\x01" if value else b"\x00"]
     elif kind is int:
+        if abs(value) >= MAX_INT:
+            raise RecipeError("a sample holds an integer of more than 39 digits")
         parts += [b"i", _block(str(value).encode())]
     elif kind is float:
         parts += [b"f", struct.pack("<d", value)]
     elif kind is str:
-        parts += [b"s", _block(value.encode("utf-8"))]
+        parts += [b"s", _text(value)]
     elif kind is bytes:
         parts += [b"y", _block(value)]
     elif value is None:
@@ -218,13 +212,25 @@ def _encode(value: Any, parts: list[bytes], depth: int) -> None:
             raise RecipeError("a sample holds a dict whose keys are not all text")
         parts += [b"d", _length(len(value))]
         for key in sorted(value):
-            parts.append(_block(key.encode("utf-8")))
+            parts.append(_text(key))
             _encode(value[key], parts, depth + 1)
     else:
         raise RecipeError(
             f"a sample holds a {kind.__module__}.{kind.__qualname__}, which cannot be committed to",
             hint="return tensors, arrays, numbers, text, or tuples, lists and dicts of them",
         )
+
+
+def _text(value: str) -> bytes:
+    try:
+        return _block(value.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise RecipeError("a sample holds text with a lone surrogate, which has no bytes") from error
+
+
+def _plain(dtype: np.dtype[Any]) -> bool:
+    # Extended precision has padding, whose bytes are nobody's.
+    return not dtype.hasobject and dtype.kind in "biufcSU" and dtype.char not in "gG"
 
 
 def _shape(shape: Sequence[int]) -> bytes:
@@ -248,7 +254,7 @@ def _decode(data: memoryview, at: int, depth: int) -> tuple[Any, int]:
         if code == b"t":
             return tensor_from(bytearray(raw), name.decode(), tuple(shape)), at
         dtype = np.dtype(name.decode())
-        if dtype.hasobject or dtype.kind not in "biufcSU":
+        if not _plain(dtype):
             raise ValueError("not plain data")
         array = np.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
         return (array if code == b"a" else array[()]), at
@@ -261,7 +267,7 @@ def _decode(data: memoryview, at: int, depth: int) -> tuple[Any, int]:
     if code in (b"i", b"s", b"y"):
         raw, at = _take(data, at)
         if code == b"i":
-            return int(raw.decode()[:4000]), at
+            return int(raw[:41].decode()), at
         return (raw.decode() if code == b"s" else raw), at
     if code in (b"l", b"u", b"d"):
         count, at = _number(data, at)

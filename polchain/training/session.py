@@ -283,8 +283,10 @@ class Session:
     def _mean_loss(self) -> float | None:
         losses = [float(loss) for loss in self._losses]
         self._losses = []
-        mean = math.fsum(losses) / len(losses) if losses else None
-        return mean if mean is not None and math.isfinite(mean) else None
+        if not losses or not all(math.isfinite(loss) for loss in losses):
+            return None
+        # Not sum(): since Python 3.12 it rounds in another way, and the mean is in a signed entry.
+        return math.fsum(loss / len(losses) for loss in losses)
 
     def _count(self, name: str) -> Callable[..., None]:
         def hook(optimizer: Optimizer, arguments: Any, keywords: Any) -> None:

@@ -110,7 +110,7 @@ def _claimed(segment: Segment) -> float:
 
 
 def draw_steps(seed: bytes, root: bytes, draws: int, steps: int) -> tuple[int, ...]:
-    """`draws` steps out of `steps`, independent and uniform, with replacement; `root` is the one that the head signs."""
+    """`draws` of so many steps, independent and uniform, with replacement; `root` is the one that the head signs."""
     if steps == 0:
         return ()
     ceiling = 2**64 // steps * steps

@@ -7,8 +7,9 @@
 
 rho is the largest over the state groups, so that altered moments count as much as altered weights. Noise is measured
 here, by the verifier: the same segment replayed with other threads and instruction sets. And a difference convicts only
-where this machine can be expected to agree at all: the same torch, the same kind of device. Calibrated comparison
-for other hardware has its seat here.
+where this machine can be expected to agree at all: the same torch, Python, BLAS and libraries of the recipe, the same
+kind of device, and for a GPU the same model, driver and CUDA libraries, for no setting of ours makes noise there.
+Calibrated comparison for other hardware has its seat here.
 """
 
 from __future__ import annotations

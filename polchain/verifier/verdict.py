@@ -86,7 +86,7 @@ class Verdict:
         return self.outcome.exit_code
 
     def to_json(self) -> dict[str, JSON]:
-        """The machine-readable verdict, as docs/verdict.md has it; floats as decimal strings."""
+        """The machine-readable verdict, as docs/verifying.md has it; floats as decimal strings."""
         replays: list[JSON] = [
             {
                 "what": item.name,

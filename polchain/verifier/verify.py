@@ -169,7 +169,7 @@ def recipe_matches(intact: IntactClaim, copy: Path, arguments: tuple[str, ...]) 
     """
     recipe = intact.genesis.recipe
     assert recipe is not None
-    hint = "read the claim's recipe, or leave --recipe out: the verdict is then at most COMPUTED"
+    hint = "read the claim's recipe, or vouch for its digest with --trust-recipe once you have"
     entry = _entry_file(intact)
     if copy.is_dir():
         folder = copy

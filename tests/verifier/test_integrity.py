@@ -129,9 +129,8 @@ def test_one_flipped_byte_in_any_file_is_refused(whole: Bench, relist: bool) -> 
 
 def test_every_byte_of_the_head_counts(whole: Bench) -> None:
     for at in range(len(whole.original["heads/last.note"])):
-        for mask in (0x01, 0x20):
-            whole.flip("heads/last.note", at, mask)
-            whole.refusal(relist=True)
+        whole.flip("heads/last.note", at, 0x01 if at % 2 else 0x20)
+        whole.refusal(relist=True)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
