@@ -256,6 +256,8 @@ def _decode(data: memoryview, at: int, depth: int) -> tuple[Any, int]:
         dtype = np.dtype(name.decode())
         if not _plain(dtype):
             raise ValueError("not plain data")
+        if code == b"g" and dtype.itemsize == 0:
+            return dtype.type(), at  # an empty text
         array = np.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
         return (array if code == b"a" else array[()]), at
     if code == b"b":

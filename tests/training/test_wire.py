@@ -1,0 +1,197 @@
+"""Messages on a socket: whatever comes is a message, or a WorkerError by name."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polchain.core.digest import Digest, blake3
+from polchain.core.encoding import JSON, encode
+from polchain.core.manifest import AliasRow, Manifest, ScalarRow, Snapshot, TensorRow
+from polchain.errors import WorkerError
+from polchain.training.snapshot import rehash
+from polchain.training.wire import HEADER_LIMIT, Message, receive, send, snapshot_of, state_message
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+def through(message: Message) -> Message:
+    left, right = socket.socketpair()
+    with left, right:
+        sender = threading.Thread(target=send, args=(left, message))
+        sender.start()
+        received = receive(right, deadline=time.monotonic() + 20)
+        sender.join()
+    return received
+
+
+def heard(data: bytes, **options: float) -> Message:
+    """What a reader makes of these bytes, after which the stream ends."""
+    left, right = socket.socketpair()
+    with left, right:
+        left.sendall(data)
+        left.close()
+        return receive(right, **options)  # type: ignore[arg-type]
+
+
+def framed(header: JSON, *blobs: bytes) -> bytes:
+    text = encode(header)
+    return struct.pack("<I", len(text)) + text + b"".join(blobs)
+
+
+def test_a_message_arrives_as_it_was_sent() -> None:
+    large = bytes(range(256)) * 4096 * 3
+    message = Message("closing", {"step": 3, "loss": "0x1p+0"}, [b"", b"abc", bytearray(large), memoryview(large)])
+    found = through(message)
+    assert (found.type, dict(found.body)) == ("closing", {"step": 3, "loss": "0x1p+0"})
+    assert [bytes(blob) for blob in found.blobs] == [b"", b"abc", large, large]
+
+
+def test_a_blob_larger_than_a_piece_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polchain.training.wire.PIECE", 10)
+    data = bytes(range(95))
+    assert bytes(through(Message("x", {}, [data])).blobs[0]) == data
+
+
+SOUND = framed({"type": "x", "sizes": [3, 2], "body": {"a": 1}}, b"abc", b"de")
+
+
+def test_every_truncation_is_an_error_by_name() -> None:
+    assert [bytes(blob) for blob in heard(SOUND).blobs] == [b"abc", b"de"]
+    for length in range(len(SOUND)):
+        with pytest.raises(WorkerError, match="ended in the middle"):
+            heard(SOUND[:length])
+
+
+@given(st.binary(max_size=100))
+def test_nonsense_is_an_error_by_name(data: bytes) -> None:
+    with pytest.raises(WorkerError):
+        heard(data)
+
+
+@given(st.integers(4, len(SOUND) - 6), st.integers(1, 255))
+def test_a_flipped_byte_of_a_header_is_another_message_or_an_error(place: int, flip: int) -> None:
+    changed = bytearray(SOUND)
+    changed[place] ^= flip
+    try:
+        found = heard(bytes(changed) + bytes(99))
+    except WorkerError:
+        return
+    assert (found.type, dict(found.body), [len(blob) for blob in found.blobs]) != ("x", {"a": 1}, [3, 2])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {},
+        {"type": "x", "sizes": []},
+        {"type": "x", "sizes": [], "body": {}, "more": 1},
+        {"type": 1, "sizes": [], "body": {}},
+        {"type": "x" * 33, "sizes": [], "body": {}},
+        {"type": "x", "sizes": {}, "body": {}},
+        {"type": "x", "sizes": [-1], "body": {}},
+        {"type": "x", "sizes": [True], "body": {}},
+        {"type": "x", "sizes": ["1"], "body": {}},
+        {"type": "x", "sizes": [], "body": []},
+    ],
+    ids=str,
+)
+def test_a_header_is_strict(header: JSON) -> None:
+    with pytest.raises(WorkerError):
+        heard(framed(header, bytes(10)))
+
+
+def test_a_header_that_is_not_canonical_is_refused() -> None:
+    text = b'{"type": "x", "sizes": [], "body": {}}'
+    with pytest.raises(WorkerError, match="nonsense"):
+        heard(struct.pack("<I", len(text)) + text)
+
+
+def test_sizes_have_limits_and_take_no_memory_in_advance() -> None:
+    with pytest.raises(WorkerError, match="a header of"):
+        heard(struct.pack("<I", HEADER_LIMIT + 1))
+    with pytest.raises(WorkerError, match="over the limit of 4"):
+        heard(SOUND, limit=4)
+    heard(SOUND, limit=5)
+    with pytest.raises(WorkerError, match="over the limit"):
+        heard(framed({"type": "x", "sizes": [2**50], "body": {}}))
+    with pytest.raises(WorkerError, match="ended in the middle"):
+        heard(framed({"type": "x", "sizes": [2**39], "body": {}}, b"abc"))
+
+
+def test_a_reader_does_not_wait_for_ever(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    begun = time.monotonic()
+    with pytest.raises(WorkerError, match="took too long") as caught:
+        receive(right, deadline=begun + 0.2)
+    assert "--timeout" in caught.value.hint
+    left.sendall(SOUND[:20])
+    with pytest.raises(WorkerError, match="took too long"):
+        receive(right, deadline=time.monotonic() + 0.2)
+    with pytest.raises(WorkerError, match="took too long"):
+        receive(right, deadline=begun)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_writer_whose_reader_is_gone_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    right.close()
+    with pytest.raises(WorkerError, match="went away while it was sent a job message"):
+        send(left, Message("job", {}, [bytes(1 << 20)]))
+
+
+# --- states
+
+
+def snapshot() -> Snapshot:
+    data = {"model/a": bytes(range(8)), "model/b": b"", "optimizer/a/m": bytes(4)}
+    rows = [
+        TensorRow("model/a", "parameter", "F32", (2,), blake3(data["model/a"])),
+        TensorRow("model/b", "buffer", "F32", (0, 3), blake3(b"")),
+        AliasRow("model/tied", "model/a"),
+        TensorRow("optimizer/a/m", "state", "F32", (), blake3(data["optimizer/a/m"])),
+        ScalarRow("schedule/lr", 0.1),
+    ]
+    return Snapshot(Manifest.of(rows), {name: memoryview(text) for name, text in data.items()})
+
+
+def test_a_state_arrives_and_its_digests_are_made_anew() -> None:
+    original = snapshot()
+    message = through(state_message("closing", original, {"step": 3}))
+    assert message.body == {"step": 3}
+    blank, buffers = snapshot_of(message)
+    assert all(row.digest == Digest("blake3", bytes(32)) for row in blank.tensors())
+    assert rehash(blank, buffers) == original.manifest
+    assert {name: bytes(data) for name, data in buffers.items()} == {
+        name: bytes(data) for name, data in original.buffers.items()
+    }
+    job = Message("job", {}, [b"indices", *message.blobs])
+    assert snapshot_of(job, skip=1)[0] == blank
+
+
+def test_a_state_whose_rows_and_bytes_do_not_fit_is_refused() -> None:
+    rows, *tensors = state_message("closing", snapshot()).blobs
+    for blobs in (
+        [],
+        [b"rows"],
+        [rows],
+        [rows, *tensors[:-1]],
+        [rows, *tensors, b""],
+        [rows, *tensors[::-1]],
+        [rows, bytes(tensors[0])[:-1], *tensors[1:]],
+    ):
+        with pytest.raises(WorkerError, match="a state that is none"):
+            snapshot_of(Message("closing", {}, blobs))
