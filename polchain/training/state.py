@@ -201,10 +201,11 @@ class TrainingState:
                 raise RecipeError(
                     "LBFGS keeps lists of tensors, which polchain cannot record", hint="use SGD, Adam or AdamW"
                 )
-            if optimizer.state:
+            # Some (Adagrad) are built with state; it says that no step was taken yet.
+            if any(float(kept.get("step", 1)) != 0 for kept in optimizer.state.values()):
                 raise RecipeError(
-                    f"{type(optimizer).__name__} already has state when it is attached",
-                    hint="attach before the first step; what is built with state (Adagrad) cannot be recorded",
+                    f"{type(optimizer).__name__} has taken steps before it is attached",
+                    hint="attach before the first step",
                 )
         self.capture()
 

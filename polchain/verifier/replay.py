@@ -139,6 +139,11 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
         return Reproduction(None, Outcome.INCONCLUSIVE, math.nan, 0.0, f"the initial state could not be built: {error}")
     if built.manifest.roots() == entry.roots:
         return Reproduction(None, Outcome.EXACT, 0.0, 0.0)
+    planted = _planted_state(intact, built)
+    if planted:
+        return Reproduction(
+            None, Outcome.REFUTED, math.nan, 0.0, f"the optimizer state at step 0 is not empty: {planted}"
+        )
     state = _state(intact, entry)
     if state is None:
         return Reproduction(
@@ -157,6 +162,14 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
             reason = f"the initial weights are not the ones that the seed gives: {row} differs, {gap:.2g} of their norm"
             return Reproduction(None, Outcome.REFUTED, gap, 0.0, reason)
     return Reproduction(None, Outcome.INCONCLUSIVE, gap, 0.0, f"the initial state is not regenerated: {row} differs")
+
+
+def _planted_state(intact: IntactClaim, built: Snapshot) -> str:
+    """The first optimizer row that the claim has at step 0 where the recipe's new optimizer has none; else empty."""
+    claimed = intact.claim.manifest(intact.checkpoints[0].state)
+    if claimed is None or intact.genesis.parent is not None or built.manifest.group("optimizer"):
+        return ""
+    return next((row.name for row in claimed.group("optimizer")), "")
 
 
 def replay(

@@ -20,7 +20,6 @@ from enum import Enum
 
 from polchain.core.digest import Digest
 from polchain.core.encoding import JSON
-from polchain.core.manifest import Manifest
 from polchain.verifier.challenge import Challenge
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
@@ -135,7 +134,6 @@ def judge(
     *,
     vouched: bool,
     false_statements: Sequence[str] = (),
-    first_manifest: Manifest | None = None,
     remarks: Sequence[str] = (),
 ) -> Verdict:
     """The verdict that these reproductions carry.
@@ -147,12 +145,9 @@ def judge(
         policy: what the verifier demands.
         vouched: whether the recipe's text is accepted.
         false_statements: signed statements that were found false without replay.
-        first_manifest: the rows of the state of step 0, where disclosed.
         remarks: what else the reader should know.
     """
     refuting = list(false_statements)
-    if first_manifest is not None and first_manifest.group("optimizer") and intact.genesis.parent is None:
-        refuting.append(f"the optimizer state at step 0 is not empty: {first_manifest.group('optimizer')[0].name}")
     refuting += [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.REFUTED]
     bound = _bound(intact, challenge, reproductions, policy)
     missing = _missing(intact, challenge, reproductions, bound)

@@ -142,7 +142,6 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
         policy,
         vouched=vouched,
         false_statements=false,
-        first_manifest=intact.claim.manifest(intact.checkpoints[0].state),
         remarks=differences(start.fingerprint, here),
     )
 

@@ -131,6 +131,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "Adafactor": lambda p: torch.optim.Adafactor(p, 0.01),
     "ASGD": lambda p: torch.optim.ASGD(p, 0.01),
     "Rprop": lambda p: torch.optim.Rprop(p, 0.01),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, 0.05),
     "RMSprop, centered, with momentum": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
 }
 
@@ -568,8 +569,8 @@ def test_what_cannot_be_replayed_is_refused_at_the_start_by_name() -> None:
     assert "object" in refuse(model, sgd, scheduler=object())
     stranger = nn.Linear(7, 3)
     assert "steps a parameter of shape [3, 7]" in refuse(model, SGD([*model.parameters(), *stranger.parameters()], 0.1))
-    assert "SGD already has state" in refuse(model, stepped(model, lambda p: SGD(p, 0.1, momentum=0.9)))
-    assert "Adagrad" in refuse(model, torch.optim.Adagrad(model.parameters()))
+    assert "SGD has taken steps before" in refuse(model, stepped(model, lambda p: SGD(p, 0.1, momentum=0.9)))
+    assert "Adam has taken steps before" in refuse(model, stepped(model, lambda p: torch.optim.Adam(p, 0.1)))
     assert "builtins.object" in refuse(extra={"lists": Lists()})
     assert "extra/lists/items/0" in refuse(extra={"lists": Lists()})
     assert "generator is a Generator" in refuse(extra={"generator": torch.Generator()})

@@ -13,7 +13,6 @@ import pytest
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import sha256
 from polchain.core.entries import CheckpointEntry, Genesis, KeyChange
-from polchain.core.manifest import Manifest, ScalarRow
 from polchain.core.note import PrivateKey
 from polchain.errors import DatasetError, KeyMismatchError, UsageError
 from polchain.verifier.challenge import Challenge, draw_challenge
@@ -53,8 +52,6 @@ def verdict_of(
     return judge(intact, challenge, found, Policy(), vouched=vouched, **more)  # type: ignore[arg-type]
 
 
-PLANTED = Manifest((ScalarRow("optimizer/fc/step", 3),))
-EMPTY = Manifest(())
 
 
 @pytest.mark.parametrize("vouched", [True, False], ids=["vouched", "unvouched"])
@@ -62,11 +59,9 @@ EMPTY = Manifest(())
     ("special", "initial", "more", "outcome", "words"),
     [
         ([], EXACT, {}, Ruled.VERIFIED, "13 replays, all exact; all 60 steps were replayed"),
-        ([], EXACT, {"first_manifest": EMPTY}, Ruled.VERIFIED, "13 replays"),
         ([(2, REFUTED)], EXACT, {}, Ruled.REFUTED, "it differs"),
         ([], REFUTED, {}, Ruled.REFUTED, "initial state: the initial state"),
         ([], EXACT, {"false_statements": ["a lie"]}, Ruled.REFUTED, "a lie"),
-        ([], EXACT, {"first_manifest": PLANTED}, Ruled.REFUTED, "state at step 0 is not empty: optimizer/fc/step"),
         ([(2, INCONCLUSIVE)], EXACT, {}, Ruled.INCONCLUSIVE, "it differs"),
         ([], INCONCLUSIVE, {}, Ruled.INCONCLUSIVE, "initial state"),
         ([], None, {}, Ruled.INCONCLUSIVE, "the initial state was not regenerated"),
@@ -149,7 +144,7 @@ def test_a_run_that_continues_another_is_not_verified_yet(long_claim: Path, inta
         object.__setattr__(continued, name, getattr(intact, name))
     object.__setattr__(continued, "genesis", replace(intact.genesis, parent=sha256(b"parent")))
     challenge = draw_challenge(continued, SEED, 90)
-    verdict = verdict_of(continued, challenge, reproduced(challenge), first_manifest=PLANTED)
+    verdict = verdict_of(continued, challenge, reproduced(challenge))
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert verdict.reasons == ("the run continues another one, which cannot be verified yet",)
 
