@@ -141,9 +141,7 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
         return Reproduction(None, Outcome.EXACT, 0.0, 0.0)
     planted = _planted_state(intact, built)
     if planted:
-        return Reproduction(
-            None, Outcome.REFUTED, math.nan, 0.0, f"the optimizer state at step 0 is not empty: {planted}"
-        )
+        return Reproduction(None, Outcome.REFUTED, math.nan, 0.0, planted)
     state = _state(intact, entry)
     if state is None:
         return Reproduction(
@@ -165,11 +163,17 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
 
 
 def _planted_state(intact: IntactClaim, built: Snapshot) -> str:
-    """The first optimizer row that the claim has at step 0 where the recipe's new optimizer has none; else empty."""
+    """What the claim's optimizer holds at step 0 where the recipe's new one holds nothing, in words; else empty."""
     claimed = intact.claim.manifest(intact.checkpoints[0].state)
     if claimed is None or intact.genesis.parent is not None or built.manifest.group("optimizer"):
         return ""
-    return next((row.name for row in claimed.group("optimizer")), "")
+    rows = claimed.group("optimizer")
+    if not rows:
+        return ""
+    setting = false_setting(claimed, built.manifest)
+    return f"the optimizer state at step 0 is not empty: {rows[0].name}" + (
+        f"; step 0: the optimizer's {setting}" if setting else ""
+    )
 
 
 def replay(
