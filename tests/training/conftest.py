@@ -20,6 +20,7 @@ from polchain.storage.keyfile import write_key
 from polchain.training.dataset import MapDataset
 from polchain.training.randomness import BatchOrder
 from polchain.training.session import Options, Session, Stretch, configure
+from polchain.training.snapshot import take
 
 SEED = bytes(range(32))
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,7 @@ class MemoryHost:
     samples: list[tuple[int, bytes]] = field(default_factory=list)
     closed: list[bool] = field(default_factory=list)
     ended: bool = False
+    opened: Snapshot | None = None
 
     def begin(self, options: Options) -> tuple[bytes, MapDataset]:
         dataset = options.dataset()
@@ -50,6 +52,7 @@ class MemoryHost:
             return Stretch(0, last)
         step, snapshot = self.opening
         session.rewind(snapshot, step)
+        self.opened = take(session.state)
         return Stretch(step, last)
 
     def indices(self, step: int) -> Sequence[int]:

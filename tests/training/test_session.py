@@ -83,6 +83,32 @@ def test_a_segment_replays_from_its_opening_state_alone(memory_session: Make) ->
     assert part.host.losses[6] == whole.host.losses[6]  # type: ignore[attr-defined]
 
 
+def test_a_schedule_is_rebuilt_in_the_order_of_the_loop(memory_session: Make) -> None:
+    def train(session: Session) -> None:
+        with session as run:
+            model = nn.Linear(2, 1)
+            optimizer = SGD(model.parameters(), 0.1)
+            both = {
+                "fall": lr_scheduler.ExponentialLR(optimizer, 0.9),
+                "wave": lr_scheduler.MultiplicativeLR(optimizer, lambda step: 1 / (2 + step % 3)),
+            }
+            run.attach(model=model, optimizer=optimizer, scheduler=both)
+            for _, (x, _y) in run.batches():
+                model(x).sum().backward()
+                optimizer.step()
+                for scheduler in both.values():
+                    scheduler.step()
+
+    whole = memory_session(data=DATA)
+    train(whole)
+    for step in (2, 4, 6):
+        opening = (step, whole.host.checkpoints[step])  # type: ignore[attr-defined]
+        host = memory_session.host(opening=opening, last=step + 2)  # type: ignore[attr-defined]
+        train(memory_session(host, data=DATA))
+        assert host.opened.manifest.rows == opening[1].manifest.rows, f"the state of step {step} is another one"
+        assert host.checkpoints[step + 2].manifest.roots() == roots(whole)[step + 2]
+
+
 def test_the_mean_loss_is_of_the_steps_since_the_last_checkpoint(memory_session: Make) -> None:
     session = memory_session(data=DATA, steps=5, every=2)
     with session as run:
