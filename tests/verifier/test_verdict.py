@@ -52,8 +52,6 @@ def verdict_of(
     return judge(intact, challenge, found, Policy(), vouched=vouched, **more)  # type: ignore[arg-type]
 
 
-
-
 @pytest.mark.parametrize("vouched", [True, False], ids=["vouched", "unvouched"])
 @pytest.mark.parametrize(
     ("special", "initial", "more", "outcome", "words"),
