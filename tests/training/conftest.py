@@ -87,14 +87,14 @@ def memory_session() -> Callable[..., Session]:
 
 @dataclass
 class Done:
-    """A process that has ended: its status, and the last line that it said."""
+    """A process that has ended: its status, and the last line that it said, above a hint."""
 
     status: int
     output: str
 
     @property
     def said(self) -> str:
-        lines = [line for line in self.output.splitlines() if line.strip()]
+        lines = [line for line in self.output.splitlines() if line.strip() and not line.startswith("hint: ")]
         return lines[-1] if lines else ""
 
 
