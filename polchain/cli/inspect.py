@@ -44,7 +44,9 @@ def status(
     kept = f"{found.kept} of {found.committed}"
     check = "none: nothing of a foreign run can be replayed"
     if found.self_check is not None:
-        check = f"up to segment {found.self_check}" if found.self_check else "no segment was replayed yet"
+        check = "no segment was replayed yet"
+        if found.self_check:
+            check = f"segment {found.self_check} and earlier ones replayed exactly in a fresh process"
     steps = f"{found.step} of {found.steps}" if found.steps is not None else str(found.step)
     rows: list[tuple[str, object]] = [
         ("run", found.path),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from polchain.cli import output
+from polchain.cli.listing import program_text
 from polchain.cli.options import Data, Json, check_seconds
 from polchain.errors import MissingFileError, PolchainError, UsageError
 
@@ -159,6 +160,7 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
         ("claim", target),
         ("log", verdict.origin),
         ("size", f"{output.count(verdict.entries, 'entry')}, {output.count(verdict.steps, 'step')}"),
+        *([("last state", f"{verdict.last_state} at step {verdict.steps}")] if verdict.last_state is not None else []),
         ("key", f"{verdict.key} ({'pinned' if verdict.pinned else 'not pinned'})"),
     ]
     if recipe is not None:
@@ -184,19 +186,8 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
     rows += [(("not checked" if i == 0 else ""), remark) for i, remark in enumerate(verdict.remarks)]
     text = f"{output.styled(word, STYLES.get(word, 'bold yellow'))}\n{MEANING}\n\n{output.fields(rows)}"
     if recipe is not None and not verdict.vouched:
-        text += "\n\n" + program_text(intact)
+        text += "\n\n" + program_text(intact.recipe)
     output.answer({**verdict.to_json(), "claim": str(target)}, text, as_json=as_json)
-
-
-def program_text(intact: IntactClaim) -> str:
-    """The recipe's files, for somebody who is to decide whether it is learning."""
-    parts = []
-    for name, data in sorted(intact.recipe.items()):
-        lines = output.sanitise(data.decode("utf-8", "replace"), lines=True).splitlines()
-        # A line of a planted recipe may hold a whole model: its length is said, its middle is not shown.
-        shown = [line if len(line) <= 160 else f"{line[:120]} ... ({len(line):,} characters)" for line in lines]
-        parts.append(f"--- {output.sanitise(name)}, {len(data):,} bytes\n" + "\n".join(f"| {line}" for line in shown))
-    return "\n".join(parts)
 
 
 def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:

@@ -32,7 +32,7 @@ class Status:
         committed: checkpoint entries; kept: those whose state is there, rows and tensors.
         missing_steps: the steps whose state is not.
         bytes: what the run's folder takes on disk.
-        self_check: the last segment (from 1) that was replayed exactly right after it was recorded; None for a foreign run.
+        self_check: the last segment (from 1) that the self-check replayed exactly; None for a foreign run.
         seed_source: prover, beacon or task; None where no step was recorded yet.
         missing: what is not there that should be, as short sentences.
     """
