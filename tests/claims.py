@@ -56,8 +56,12 @@ def record_once(
     arguments: Sequence[str] = (),
     threads: int = 1,
     beside: Sequence[Path] = (),
+    refused: str = "",
 ) -> Recorded:
-    """Record a script (a file, or its text; `beside` it lie others) and export its claim, once for all test workers."""
+    """Record a script (a file, or its text; `beside` it lie others) and export its claim, once for all test workers.
+
+    With `refused`, the recording is to end in an error that says so; what it had signed by then is exported.
+    """
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"recorded-{name}"
     folder.mkdir(exist_ok=True)
@@ -68,12 +72,12 @@ def record_once(
             copy.write_text(script.read_text() if isinstance(script, Path) else script)
             for other in beside:
                 shutil.copy(other, folder)
-            _record(folder, copy, arguments, threads)
+            _record(folder, copy, arguments, threads, refused)
             (folder / "done").touch()
     return Recorded(folder / "claim", read_key(folder / "key", PassphraseSource()), copy, tuple(arguments))
 
 
-def _record(folder: Path, script: Path, arguments: Sequence[str], threads: int) -> None:
+def _record(folder: Path, script: Path, arguments: Sequence[str], threads: int, refused: str) -> None:
     write_key(folder / "key", PrivateKey.generate(), None)
     environment = {
         **os.environ,
@@ -85,7 +89,7 @@ def _record(folder: Path, script: Path, arguments: Sequence[str], threads: int) 
     done = subprocess.run(
         [sys.executable, script, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert (refused in done.stderr) if refused else (done.returncode == 0), done.stderr
     export(folder / "run", folder / "claim")
 
 

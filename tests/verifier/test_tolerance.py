@@ -96,7 +96,9 @@ def test_two_threads_replayed_with_one_are_never_refuted(tmp_path_factory: pytes
 
 
 def test_a_setting_that_the_loop_itself_changes_is_no_lie(tmp_path_factory: pytest.TempPathFactory) -> None:
-    found = record_once(tmp_path_factory, "by-hand", BY_HAND, beside=(DIGITS,))
+    found = record_once(
+        tmp_path_factory, "by-hand", BY_HAND, beside=(DIGITS,), refused="another one after it was put back"
+    )
     verdict = verify(found.claim, Policy(keys=frozenset({found.key.public})), data=DATA, recipe=found.script)
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert any("schedule/settings/0/momentum" in reason for reason in verdict.reasons)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from polchain.verifier.challenge import Challenge, draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.replay import Outcome, Reproduction
-from polchain.verifier.verdict import Ruled, Verdict, judge
+from polchain.verifier.verdict import Ruled, Verdict, judge, judge_unreplayed
 from polchain.verifier.verify import verify
 from tests.claims import DATA, DIGITS, Recorded, checkpoints_of, copy_of, entries_of, write_log
 from tests.forgers.forge import ZERO
@@ -201,7 +202,7 @@ def test_a_missing_checkpoint_is_inconclusive_and_named(recorded: Recorded, tmp_
 
 def test_missing_data_and_other_data_are_errors_that_say_so(recorded: Recorded, tmp_path: Path) -> None:
     arguments = {"recipe": DIGITS, "recipe_arguments": SGD}
-    with pytest.raises(DatasetError, match="the data cannot be read") as caught:
+    with pytest.raises(DatasetError, match="the recipe says: the data cannot be read") as caught:
         verify(recorded.claim, policy_of(recorded), data=tmp_path, **arguments)  # type: ignore[arg-type]
     assert caught.value.exit_code == 4
     text = gzip.decompress((DATA / "digits.csv.gz").read_bytes()).decode().splitlines()
@@ -221,6 +222,38 @@ def test_the_wrong_key_is_an_error_before_anything_is_run(recorded: Recorded, ot
 def test_a_seed_that_is_none_is_a_usage_error(recorded: Recorded) -> None:
     with pytest.raises(UsageError, match="a challenge seed is 32 bytes"):
         verify(recorded.claim, policy_of(recorded), data=DATA, seed=b"short")
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (None, []),
+        (-1, ["the log ends at its last step, without a final entry"]),
+        (5, ["the genesis allows 60 steps; the log ends at 10, without a final entry"]),
+        (1, ["the genesis allows 60 steps; the log ends at 0, without a final entry"]),
+    ],
+)
+def test_a_log_that_ends_early_is_said_to(
+    recorded: Recorded, tmp_path: Path, kept: int | None, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = copy_of(recorded.claim, tmp_path / "claim")
+    for folder in ("manifests", "checkpoints"):
+        shutil.rmtree(claim / folder)
+    entries = entries_of(claim)[:kept]
+    write_log(claim, entries, recorded.key)
+    intact = check_integrity(Claim.read(claim), policy_of(recorded))
+    verdict = judge_unreplayed(intact, Policy(), ["nothing was replayed"], vouched=False)
+    assert [remark for remark in verdict.remarks if "final entry" in remark] == said
+    show_verdict(verdict, intact, claim, as_json=False)
+    shown = capsys.readouterr().out
+    states = [entry for entry in entries if isinstance(entry, CheckpointEntry)]
+    if states:
+        assert verdict.to_json()["last_state"] == verdict.last_state == str(states[-1].state)
+        assert f"last state   {states[-1].state} at step {states[-1].step}\n" in shown
+    else:
+        assert verdict.last_state is None
+        assert "last_state" not in verdict.to_json()
+        assert "last state" not in shown
 
 
 def test_a_foreign_run_is_inconclusive_and_needs_no_data(tmp_path: Path) -> None:
