@@ -25,7 +25,8 @@
     │   ├── KeyUnavailableError    no key, no passphrase, or the wrong one
     │   ├── StorageError           the disk refused
     │   ├── AnchorUnavailableError the source of time cannot be reached, or refuses
-    │   └── RunLockedError         another process is writing to this run
+    │   ├── RunLockedError         another process is writing to this run
+    │   └── NotEnoughMemoryError   this machine has not enough memory for it
     └── (anything else)         70 a bug in polchain
 
 The number is the exit code of the command line; a subclass has its parent's.
@@ -50,6 +51,7 @@ __all__ = [
     "KeyUnavailableError",
     "ManifestError",
     "MissingFileError",
+    "NotEnoughMemoryError",
     "NotReproducedError",
     "PolchainError",
     "PolicyError",
@@ -78,6 +80,8 @@ class PolchainError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # what Python prints below the message of a script run by hand
 
 
 class UsageError(PolchainError):
@@ -184,3 +188,7 @@ class AnchorUnavailableError(UnavailableError):
 
 class RunLockedError(UnavailableError):
     """Another process is writing to this run."""
+
+
+class NotEnoughMemoryError(UnavailableError):
+    """This machine has not enough memory for it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polchain.cli import output
-from polchain.cli.options import Json, KeyFile, PassphraseFd, PassphraseFile, load_key, optional_first
+from polchain.cli.options import Json, KeyFile, PassphraseFd, PassphraseFile, check_seconds, load_key, optional_first
 from polchain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def commit(
     from polchain.storage.ledger import find_run
 
     groups = _groups(mapping or [])
+    check_seconds("--settle", settle)
     if watch is not None:
         if words and len(words) > 1:
             raise UsageError("--watch DIR takes no PATH")
@@ -100,8 +101,6 @@ def _watch(
     from polchain.prover.foreign import watch
 
     output.show_log(logging.INFO)
-    if not once:
-        output.note(f"watching {directory}; end it with Ctrl-C")
     watch(
         run,
         directory,

@@ -29,9 +29,10 @@ def register(app: typer.Typer) -> None:
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to put everything")] = Path("polchain-demo"),
 ) -> None:
-    """train, prove, verify; then watch three lies fail. takes about a minute."""
+    """train, prove, verify; then watch three lies fail. takes one to two minutes."""
     if folder.exists() and any(folder.iterdir()):
-        folder = _next_free(folder)
+        taken, folder = folder, _next_free(folder)
+        _say(f"There is something in {taken}/ already: this goes to {folder}/.")
     begun = time.monotonic()
     _Demo(folder, _examples()).run()
     _say(f"\nEverything is in {folder}/. It took {time.monotonic() - begun:.0f} s.")
@@ -95,6 +96,10 @@ class _Demo:
         self.train("mallory", self.script)
         stolen = last_state(self.folder / "alice" / "claim")
         swap_last_checkpoint(mallory / "run", stolen, read_key(mallory / "key", PassphraseSource()), mallory / "forged")
+        _say(
+            f"\nThat log is {mallory / 'forged'}: polchain.cli.lies.swap_last_checkpoint wrote it, and signed it with\n"
+            "Mallory's key. It exports as any run does."
+        )
         self.command("export", mallory / "forged", mallory / "claim")
         _say("\nBob is told that Mallory's key is the owner's. Hashes and signatures hold; the last segment does not.")
         self.verify("mallory", self.script, expect=1)

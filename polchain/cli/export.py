@@ -32,12 +32,16 @@ def export(
 ) -> None:
     """write the claim: all that a verifier needs, in one folder."""
     from polchain.prover.export import export as write_claim
+    from polchain.prover.status import failed_check
     from polchain.storage.ledger import find_run
 
     run, out = optional_first(words, ("RUN", "OUT"))
     # The progress line knows its total only once the log was read.
     with output.Progress("exporting", 0, "states") as progress:
         done = write_claim(find_run(run), Path(out), allow_missing=allow_missing, on_state=progress.update)
+    failed = failed_check(find_run(run))
+    if failed is not None:
+        output.note(f"this run has failed its self-check, so the claim will not be VERIFIED: {failed}")
     if done.missing:
         output.note(f"left out: the states of {output.count(len(done.missing), 'step')} that are not there")
     output.answer(
@@ -79,10 +83,12 @@ def fsck(
     with output.Progress("checking", 0, "states") as progress:
         found = check(find_run(run), repair=repair, on_state=progress.update)
     lines = [f"damaged: {output.sanitise(text)}" for text in found.damage]
-    lines += [f"{'mended' if repair else 'note'}: {output.sanitise(text)}" for text in found.leftovers]
+    lines += [f"{'mended' if text in found.mended else 'note'}: {output.sanitise(text)}" for text in found.leftovers]
     summary = f"{output.count(found.entries, 'entry')}, {output.count(found.states, 'state')}"
     lines.append(f"{summary}: {'damaged' if found.damage else 'clean'}")
-    if found.leftovers and not repair:
+    if found.leftovers and found.damage:
+        output.note("from a damaged run no state is removed: what seems to be left over may be what is missing")
+    elif found.leftovers and not repair:
         output.note("a note is no damage: an interrupted run leaves such things; --repair removes them")
     output.answer(
         {

@@ -15,7 +15,7 @@ import sys
 import traceback
 
 from polchain.cli import output
-from polchain.errors import FormatError, MissingFileError, PolchainError, StorageError
+from polchain.errors import FormatError, MissingFileError, NotEnoughMemoryError, PolchainError, StorageError
 
 __all__ = ["BUG", "INTERRUPTED", "PIPE_CLOSED", "report", "report_usage"]
 
@@ -65,6 +65,8 @@ def _say(name: str, message: str, hint: str, exit_code: int, as_json: bool) -> i
 
 def _named(error: BaseException) -> PolchainError | None:
     """What the operating system or the database raised, as one of polchain's own errors; None for a bug."""
+    if isinstance(error, MemoryError):
+        return NotEnoughMemoryError("not enough memory", hint="free some, or use a machine with more")
     if isinstance(error, sqlite3.OperationalError):
         return StorageError(f"the ledger cannot be read: {error}", hint="is its folder writable, and on a local disk?")
     if isinstance(error, sqlite3.Error):

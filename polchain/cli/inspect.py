@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 SHORT = 12
+FLOATS = ("loss", "l2", "linf")
 NOT_CHECKED = "as the claim says it; `polchain verify` checks what it says"
 
 
@@ -43,7 +44,9 @@ def status(
     kept = f"{found.kept} of {found.committed}"
     check = "none: nothing of a foreign run can be replayed"
     if found.self_check is not None:
-        check = f"{output.count(found.self_check, 'segment')} replayed exactly in a fresh process"
+        check = "no segment was replayed yet"
+        if found.self_check:
+            check = f"segment {found.self_check} and earlier ones replayed exactly in a fresh process"
     steps = f"{found.step} of {found.steps}" if found.steps is not None else str(found.step)
     rows: list[tuple[str, object]] = [
         ("run", found.path),
@@ -119,14 +122,14 @@ def show(
 
 
 def _show_text(found: Log, number: int, proof: Sequence[bytes], manifest: Manifest | None) -> str:
-    body = json.dumps(_decoded(found, number), indent=2, ensure_ascii=True)
+    body = json.dumps(_with_decimals(_decoded(found, number)), indent=2, ensure_ascii=True)
     parts = [
         output.fields(
             [
                 ("entry", f"{number} of {len(found.entries)}"),
                 ("leaf hash", f"sha256:{found.hashes[number].hex()}"),
                 ("head", f"sha256:{found.head.root.hex()}, size {found.head.size}, {found.head.origin}"),
-                *[(f"proof {i}" if i else "proof", f"sha256:{step.hex()}") for i, step in enumerate(proof)],
+                *[(f"proof {i}", f"sha256:{step.hex()}") for i, step in enumerate(proof)],
                 ("checked", "the entry is in the tree that the head signs"),
             ]
         ),
@@ -181,6 +184,16 @@ def _decoded(found: Log, number: int) -> Any:
     from polchain.core.entries import ENTRY_LIMIT
 
     return decode(found.entries[number], limit=ENTRY_LIMIT, what="entry")
+
+
+def _with_decimals(value: Any) -> Any:
+    """For reading: beside each float, which entries hold in hexadecimal, what it is in decimal."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: f"{item} = {float.fromhex(item):.6g}" if key in FLOATS and isinstance(item, str) else _with_decimals(item)
+        for key, item in value.items()
+    }
 
 
 def _head_json(found: Log) -> dict[str, Any]:

@@ -49,9 +49,17 @@ def keygen(
             "public_key": str(public),
             "fingerprint": public.fingerprint,
             "key_file": str(path.absolute()),
+            "public_key_file": f"{path.absolute()}.pub",
             "encrypted": passphrase is not None,
         },
-        output.fields([("public key", public), ("fingerprint", public.fingerprint), ("file", path)]),
+        output.fields(
+            [
+                ("public key", public),
+                ("fingerprint", public.fingerprint),
+                ("private half", f"{path}: never leaves this machine"),
+                ("public half", f"{path}.pub: give it to whoever verifies"),
+            ]
+        ),
         as_json=as_json,
     )
 

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from polchain.core.claim import Claim
+from polchain.core.claim import Claim, checkpoint_name
 from polchain.core.entries import CheckpointEntry, Final, Start, chain_base, extend_chain, parse_entry
 from polchain.core.manifest import Snapshot, TensorRow
 from polchain.core.note import PrivateKey
@@ -31,9 +31,9 @@ def stolen(model: nn.Module) -> list[Tensor]:
 
 
 def change_one_byte(claim: Path, out: Path) -> str:
-    """Copy a claim and flip one bit in the middle of a checkpoint; returns the file's name."""
+    """Copy a claim and flip one bit in the middle of its last checkpoint; returns the file's name."""
     shutil.copytree(claim, out)
-    target = sorted((out / "checkpoints").iterdir())[-1]
+    target = out / checkpoint_name(_last_entry(claim).state)
     data = bytearray(target.read_bytes())
     data[len(data) // 2] ^= 1
     target.write_bytes(data)
@@ -42,9 +42,7 @@ def change_one_byte(claim: Path, out: Path) -> str:
 
 def last_state(claim: Path) -> Snapshot:
     """The last state that a claim discloses."""
-    entries = [parse_entry(data) for data in Claim.read(claim).entries()]
-    last = [entry for entry in entries if isinstance(entry, CheckpointEntry)][-1]
-    return CheckpointStore(claim).get(last.state)
+    return CheckpointStore(claim).get(_last_entry(claim).state)
 
 
 def swap_last_checkpoint(run: Path, stolen: Snapshot, key: PrivateKey, out: Path) -> None:
@@ -85,6 +83,11 @@ def plant_loss(script: Path, stolen: Snapshot, out: Path) -> None:
     assert PLANTED_LOSS in text, "the script's loss is not the one to replace"
     head, line, rest = text.partition("with polchain.record")
     out.write_text(head + PLANTED.format(weights=weights) + line + rest)
+
+
+def _last_entry(claim: Path) -> CheckpointEntry:
+    entries = [parse_entry(data) for data in Claim.read(claim).entries()]
+    return [entry for entry in entries if isinstance(entry, CheckpointEntry)][-1]
 
 
 def _with_model(snapshot: Snapshot, stolen: Snapshot) -> Snapshot:

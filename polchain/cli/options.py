@@ -20,10 +20,15 @@ __all__ = [
     "KeyFile",
     "PassphraseFd",
     "PassphraseFile",
+    "check_seconds",
+    "hand_down",
     "load_key",
     "optional_first",
     "passphrase_source",
 ]
+
+MAX_DESCRIPTOR = 2**31 - 1
+YEAR = 366 * 86_400
 
 Json = Annotated[bool, typer.Option("--json", help="answer with one JSON object")]
 KeyFile = Annotated[
@@ -45,6 +50,7 @@ PassphraseFd = Annotated[
         "--passphrase-fd",
         metavar="N",
         min=0,
+        max=MAX_DESCRIPTOR,
         help="an open file descriptor to read the passphrase from [POLCHAIN_PASSPHRASE_FD]",
         show_default=False,
     ),
@@ -90,6 +96,17 @@ def optional_first(words: list[str], names: tuple[str, str]) -> tuple[Path | Non
         problem = f"missing argument {names[1]}" if not words else f"more than [{names[0]}] {names[1]}: {words[2]}"
         raise UsageError(problem)
     return (Path(words[0]), words[1]) if len(words) == 2 else (None, words[0])
+
+
+def check_seconds(option: str, value: float) -> float:
+    """A number of seconds that a clock can wait for.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not 0 <= value <= YEAR:
+        raise UsageError(f"{option} {value:g}: a number of seconds up to {YEAR} was expected")
+    return value
 
 
 def hand_down(name: str, value: Path | None) -> None:

@@ -15,7 +15,7 @@ from polchain.core.merkle import leaf_hash, root
 from polchain.core.note import TreeHead, open_head, origin_of
 from polchain.errors import ChainError, CheckpointMissingError
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.storage.ledger import DATABASE, Ledger, find_run
+from polchain.storage.ledger import Ledger, find_run
 
 __all__ = ["Log", "log_at", "read_log"]
 
@@ -55,7 +55,8 @@ def read_log(path: Path) -> Log:
         MissingFileError: neither a run nor a claim is there.
         EvidenceError: it is damaged.
     """
-    is_claim = (path / LISTING).is_file() and not (path / DATABASE).exists()
+    # A claim is a stranger's: a database that he puts beside its listing is not opened.
+    is_claim = (path / LISTING).exists()
     times: Mapping[int, float] = {}
     manifest: Callable[[Digest], Manifest | None]
     if is_claim:

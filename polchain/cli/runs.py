@@ -116,6 +116,8 @@ def _become(
 
     if not module and not Path(script).is_file():
         raise UsageError(f"no script at {script}", hint="--recipe names the training script; a module needs --module")
+    if not module and Path(script).suffix != ".py":
+        raise UsageError(f"{script} is not a Python script", hint="--recipe names a .py file; a module needs --module")
     data = data or RunSettings.read(run).data
     if data is not None and not data.is_dir():
         raise DatasetError(f"no folder at {data}", hint="say where the data is with --data FOLDER or POLCHAIN_DATA")

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from polchain.cli import output
-from polchain.cli.options import Data, Json
-from polchain.errors import MissingFileError, UsageError
+from polchain.cli.listing import program_text
+from polchain.cli.options import Data, Json, check_seconds
+from polchain.errors import MissingFileError, PolchainError, UsageError
 
 if TYPE_CHECKING:
+    from polchain.core.digest import Digest
     from polchain.core.note import PublicKey
     from polchain.verifier.integrity import IntactClaim
     from polchain.verifier.policy import Policy
     from polchain.verifier.verdict import Verdict
+    from polchain.verifier.vouching import OwnRecipe
 
 __all__ = ["register", "show_verdict"]
 
+T = TypeVar("T")
 KEY_LIMIT = 16_384
+SHOWN = 120
 STYLES = {"VERIFIED": "bold green", "CONSISTENT": "bold green", "REFUTED": "bold red"}
 
 
@@ -47,6 +53,7 @@ def verify(
         Path | None,
         typer.Option(metavar="PATH", help="your own copy of the recipe's script: vouches for it", show_default=False),
     ] = None,
+    module: Annotated[bool, typer.Option("--module", help="PATH is a module's name, as for `python -m`")] = False,
     recipe_args: Annotated[
         str, typer.Option(metavar="WORDS", help="the arguments that the recipe is to have been run with")
     ] = "",
@@ -86,6 +93,8 @@ def verify(
     target = _only_claim(claim, claims or [])
     wanted = _policy(policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox)
     drawn = _seed(seed)
+    words = _words(recipe_args)
+    check_seconds("--timeout", timeout)
 
     from polchain.core.claim import Claim
     from polchain.verifier.integrity import check_integrity
@@ -103,8 +112,7 @@ def verify(
         claim=target,
         policy=wanted,
         data=data.resolve() if data is not None else data_dir(),
-        recipe=recipe,
-        recipe_arguments=tuple(shlex.split(recipe_args)),
+        recipe=_own_recipe(recipe, module, words),
         seed=drawn,
         full=full,
         timeout=timeout,
@@ -152,6 +160,7 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
         ("claim", target),
         ("log", verdict.origin),
         ("size", f"{output.count(verdict.entries, 'entry')}, {output.count(verdict.steps, 'step')}"),
+        *([("last state", f"{verdict.last_state} at step {verdict.steps}")] if verdict.last_state is not None else []),
         ("key", f"{verdict.key} ({'pinned' if verdict.pinned else 'not pinned'})"),
     ]
     if recipe is not None:
@@ -165,7 +174,11 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
     if replays:
         seconds = sum(item.seconds for item in verdict.reproductions)
         picked = len(verdict.challenge.picks) if verdict.challenge is not None else 0
-        rows.append(("replayed", f"{exact} of {picked} picked segments exactly, in {seconds:.1f} s"))
+        if word == "REFUTED" and len(replays) < picked:
+            done = f"{len(replays)} of {picked} picked segments, in {seconds:.1f} s: stopped at the first contradiction"
+        else:
+            done = f"{exact} of {picked} picked segments exactly, in {seconds:.1f} s"
+        rows.append(("replayed", done))
         if word != "REFUTED":
             rows.append(("bound", verdict.bound))
     if verdict.challenge is not None:
@@ -173,19 +186,18 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
     rows += [(("not checked" if i == 0 else ""), remark) for i, remark in enumerate(verdict.remarks)]
     text = f"{output.styled(word, STYLES.get(word, 'bold yellow'))}\n{MEANING}\n\n{output.fields(rows)}"
     if recipe is not None and not verdict.vouched:
-        text += "\n\n" + program_text(intact)
+        text += "\n\n" + program_text(intact.recipe)
     output.answer({**verdict.to_json(), "claim": str(target)}, text, as_json=as_json)
 
 
-def program_text(intact: IntactClaim) -> str:
-    """The recipe's files, for somebody who is to decide whether it is learning."""
-    parts = []
-    for name, data in sorted(intact.recipe.items()):
-        lines = output.sanitise(data.decode("utf-8", "replace"), lines=True).splitlines()
-        # A line of a planted recipe may hold a whole model: its length is said, its middle is not shown.
-        shown = [line if len(line) <= 160 else f"{line[:120]} ... ({len(line):,} characters)" for line in lines]
-        parts.append(f"--- {output.sanitise(name)}, {len(data):,} bytes\n" + "\n".join(f"| {line}" for line in shown))
-    return "\n".join(parts)
+def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:
+    from polchain.verifier.vouching import OwnRecipe
+
+    if recipe is None:
+        if module or arguments:
+            raise UsageError("--module and --recipe-args go with --recipe")
+        return None
+    return OwnRecipe(Path.cwd(), str(recipe), True, arguments) if module else OwnRecipe.script(recipe, arguments)
 
 
 def _only_claim(claim: Path | None, claims: list[Path]) -> Path:
@@ -194,7 +206,21 @@ def _only_claim(claim: Path | None, claims: list[Path]) -> Path:
         raise UsageError("which claim?", hint="polchain verify CLAIM")
     if len(named) > 1:
         raise UsageError("two claims: a ruling between claims is not supported yet", hint="verify each alone")
+    _check_kind(named[0])
     return named[0]
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is plainly something else than a claim; what a claim must hold, `Claim.read` says."""
+    from polchain.core.claim import LISTING
+    from polchain.storage.ledger import DATABASE
+
+    if path.is_file():
+        raise MissingFileError(
+            f"{path} is a file, not a claim", hint="a claim is the folder that `polchain export` writes"
+        )
+    if (path / DATABASE).is_file() and not (path / LISTING).exists():
+        raise MissingFileError(f"{path} is a run, not a claim", hint="`polchain export RUN OUT` writes a run's claim")
 
 
 def _policy(
@@ -207,7 +233,6 @@ def _policy(
 ) -> Policy:
     import os
 
-    from polchain.core.digest import Digest
     from polchain.verifier.policy import Policy
 
     named = path or (Path(os.environ["POLCHAIN_POLICY"]) if os.environ.get("POLCHAIN_POLICY") else None)
@@ -215,7 +240,7 @@ def _policy(
     return replace(
         policy,
         keys=policy.keys | {_key(text) for text in keys},
-        recipes=policy.recipes | {Digest.parse(text) for text in recipes},
+        recipes=policy.recipes | {_digest(text) for text in recipes},
         fraction=policy.fraction if fraction is None else fraction,
         confidence=policy.confidence if confidence is None else confidence,
         unsafe_no_sandbox=policy.unsafe_no_sandbox or unsafe,
@@ -226,16 +251,40 @@ def _key(text: str) -> PublicKey:
     from polchain.core.note import PublicKey
 
     if text.startswith(("ed25519:", "ssh-ed25519 ")):
-        return PublicKey.parse(text)
+        return _parsed("--key", text, PublicKey.parse)
     try:
         with Path(text).open("rb") as file:
             data = file.read(KEY_LIMIT)
-    except OSError as error:
+    except OSError:
         raise MissingFileError(
-            f"{text} is neither a public key nor a file with one",
+            f"--key {text}: neither a public key nor a file with one",
             hint="ed25519:<hex>, or the .pub file that keygen wrote",
-        ) from error
-    return PublicKey.parse(data.decode("utf-8", "replace").strip())
+        ) from None
+    if b"PRIVATE KEY-----" in data:
+        raise UsageError(
+            f"--key {text}: that is a private key", hint="pass the .pub file, and never send this one to anybody"
+        )
+    return _parsed("--key", text, lambda _: PublicKey.parse(data.decode("utf-8", "replace").strip()))
+
+
+def _digest(text: str) -> Digest:
+    from polchain.core.digest import Digest
+
+    return _parsed("--trust-recipe", text, Digest.parse)
+
+
+def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(text)
+    except PolchainError as error:
+        raise UsageError(f"{option} {text[:SHOWN]}: {error}", hint=error.hint) from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"--recipe-args: {str(error).lower()}") from None
 
 
 def _seed(text: str | None) -> bytes | None:
@@ -243,8 +292,8 @@ def _seed(text: str | None) -> bytes | None:
         return None
     try:
         seed = bytes.fromhex(text)
-    except ValueError as error:
-        raise UsageError("--seed is not hexadecimal") from error
+    except ValueError:
+        raise UsageError("--seed is not hexadecimal", hint="it is the 64 digits that a verdict prints") from None
     if len(seed) != 32:
         raise UsageError(f"--seed is {len(seed)} bytes, not 32")
     return seed

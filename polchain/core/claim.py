@@ -7,17 +7,19 @@
     manifests/<state>.json          rows of the states that the log commits to
     checkpoints/<state>.safetensors tensors of the disclosed states
 
-`claim.json` lists every other file, sorted by path. Reading takes nothing at its word: each count and size has a
-limit, links are refused, a path must stay inside, a file that is not listed is refused, and each file's digest is
-compared before anything looks inside. Nothing is executed and nothing is unpickled.
+`claim.json` lists every other file, sorted by path. Reading takes nothing at its word: only these names are a claim's,
+each count and size has a limit, links are refused, a path must stay inside, a file that is not listed is refused, and
+each file's digest is compared before anything looks inside; tensors' by `Claim.check_file`, once their manifest says
+how long they are. Nothing is executed and nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,17 +37,20 @@ LISTING = "claim.json"
 ENTRIES = "entries.jsonl"
 HEAD = "heads/last.note"
 
-LISTING_LIMIT = 256 * 1024 * 1024
+LISTING_LIMIT = 32 * 1024 * 1024
 ENTRIES_LIMIT = 4 * 1024**3
 HEAD_LIMIT = 65_536
 RECIPE_LIMIT = 256 * 1024
 MAX_FILES = 1_000_000
 MAX_ENTRIES = 16_000_000
 
+MANIFESTS = re.compile(r"manifests/[0-9a-f]{64}\.json")
+CHECKPOINTS = re.compile(r"checkpoints/[0-9a-f]{64}\.safetensors")
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim as it was read: every listed file is there, is the listed one, and nothing else is.
+    """A claim as it was read: every listed file is there and is the listed one (tensors: see `check_file`), no other is.
 
     What its contents mean is `verifier.integrity`'s to say.
     """
@@ -59,7 +64,8 @@ class Claim:
 
         Raises:
             MissingFileError: the folder, `claim.json` or a listed file is not there.
-            FormatError: over a limit, an unsafe path, a link, an unlisted file, or a file that is not the listed one.
+            FormatError: over a limit, a path that no claim has, a link, an unlisted file, or a file that is not the
+                listed one. Of files with tensors only the length was compared.
         """
         root = Path(path)
         if not root.is_dir():
@@ -72,10 +78,22 @@ class Claim:
         paths = [ref.path for ref in refs]
         if paths != sorted(set(paths)) or LISTING in paths:
             raise FormatError(f"{LISTING}: the files are not sorted, or one is listed twice")
+        _check_limits(refs)
         _refuse_unlisted(root, set(paths))
         for ref in refs:
-            _check_file(root, ref)
+            _check_file(root, ref, hashed=CHECKPOINTS.fullmatch(ref.path) is None)
         return cls(root, MappingProxyType({ref.path: ref for ref in refs}))
+
+    def check_file(self, name: str) -> None:
+        """Compare a listed file's length and digest with the listing.
+
+        Raises:
+            MissingFileError: it is not listed, or not there.
+            FormatError: it is another file.
+        """
+        if name not in self.files:
+            raise MissingFileError(f"{name} is not in the claim", hint="ask the prover for it")
+        _check_file(self.path, self.files[name])
 
     def entries(self) -> Iterator[bytes]:
         """The log's entries, in order, as bytes."""
@@ -163,7 +181,13 @@ def list_files(root: Path) -> tuple[FileRef, ...]:
 def write_listing(root: Path) -> None:
     """Write `claim.json` for the files that are in the folder now."""
     files = [ref.to_json() for ref in list_files(root)]
-    (root / LISTING).write_bytes(encode({"format": FORMAT, "files": files}))
+    data = encode({"format": FORMAT, "files": files})
+    if len(data) > LISTING_LIMIT or len(files) > MAX_FILES:
+        raise FormatError(
+            f"{len(files)} files are more than a claim may have: {LISTING} would be {len(data)} bytes",
+            hint=f"the limit is {LISTING_LIMIT} bytes: checkpoints at longer intervals make fewer files",
+        )
+    (root / LISTING).write_bytes(data)
 
 
 def _read(root: Path, name: str, limit: int) -> bytes:
@@ -180,7 +204,32 @@ def _read(root: Path, name: str, limit: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if found.st_size > limit:
             raise FormatError(f"{name} is {found.st_size} bytes, over the limit of {limit}")
-        return file.read(limit)
+        data = file.read(found.st_size + 1)
+    if len(data) != found.st_size:
+        raise FormatError(f"{name} changed while the claim was read")
+    return data
+
+
+def _check_limits(refs: Sequence[FileRef]) -> None:
+    """Refuse names that no claim has, and sizes over the limit of their kind, before anything is hashed."""
+    recipe = 0
+    for ref in refs:
+        limit = None
+        if ref.path.startswith("recipe/"):
+            recipe += ref.size
+        elif ref.path in (ENTRIES, HEAD):
+            limit = ENTRIES_LIMIT if ref.path == ENTRIES else HEAD_LIMIT
+        elif MANIFESTS.fullmatch(ref.path):
+            limit = MANIFEST_LIMIT
+        elif not CHECKPOINTS.fullmatch(ref.path):
+            raise FormatError(f"{LISTING}: {ref.path!a} is no file of a claim")
+        if limit is not None and ref.size > limit:
+            raise FormatError(f"{LISTING}: {ref.path} is {ref.size} bytes, over the limit of {limit}")
+    if recipe > RECIPE_LIMIT:
+        raise FormatError(
+            f"{LISTING}: the recipe is {recipe} bytes, over the limit of {RECIPE_LIMIT}",
+            hint="a recipe is text: data belongs in the dataset",
+        )
 
 
 def _refuse_unlisted(root: Path, listed: set[str]) -> None:
@@ -196,13 +245,13 @@ def _refuse_unlisted(root: Path, listed: set[str]) -> None:
                 raise FormatError(f"{path!a} is in the claim's folder, but {LISTING} does not list it")
 
 
-def _check_file(root: Path, ref: FileRef) -> None:
+def _check_file(root: Path, ref: FileRef, *, hashed: bool = True) -> None:
     path = root / ref.path
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
             raise FormatError(f"{ref.path} is not a plain file")
-        same = found.st_size == ref.size and hash_file(path) == ref.digest
+        same = found.st_size == ref.size and (not hashed or hash_file(path) == ref.digest)
     except OSError as error:
         raise MissingFileError(
             f"{ref.path} is listed in {LISTING}, but is not there, or cannot be read", hint="ask the prover for it"

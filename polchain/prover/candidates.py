@@ -27,6 +27,7 @@ log = logging.getLogger("polchain")
 MAX_STEP = 2**40
 # Far more than a checkpoint has: a folder this full is something else.
 MAX_FILES = 10_000
+SHOWN = 10
 UNFINISHED = re.compile(r"(^|[._-])(tmp|temp|partial|part|incomplete)([._-]|$)|~$", re.IGNORECASE)
 SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -52,7 +53,7 @@ def find_candidates(directory: Path) -> list[Candidate]:
     try:
         paths = sorted(directory.iterdir())
     except OSError as error:
-        raise MissingFileError(f"{directory} cannot be watched: {error.strerror}", hint="name a folder") from error
+        raise MissingFileError(f"{directory} cannot be watched: {error.strerror}", hint="name a folder") from None
     found = []
     for path in paths:
         step, look = _step(path), look_at(path)
@@ -91,6 +92,7 @@ class Patience:
     since: dict[Path, tuple[Look, float]] = field(default_factory=dict)
     given_up: dict[Path, Look] = field(default_factory=dict)
     taken: dict[int, Path] = field(default_factory=dict)
+    nameless: set[str] = field(default_factory=set)
 
     def see(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Note how they look now; returns those that were not given up."""
@@ -109,12 +111,32 @@ class Patience:
     def give_up(self, candidate: Candidate, why: object) -> None:
         """Leave it alone until it changes; said once."""
         self.given_up[candidate.path] = candidate.look
-        log.warning("%s is left alone: %s", candidate.path.name, why)
+        name, reason = candidate.path.name, str(why)
+        for said in (f"{candidate.path} is ", f"{name} is "):  # once is enough
+            reason = reason.removeprefix(said)
+        log.warning("%s is left alone: %s", name, reason)
+
+    def see_nameless(self, directory: Path) -> None:
+        """Say once which checkpoints are no candidates for want of a step in their names."""
+        names = []
+        for path in sorted(directory.iterdir()):
+            if _number(path) is None and not _is_piece(path) and path.name not in self.nameless and look_at(path):
+                names.append(path.name)
+        self.nameless.update(names)
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            log.warning("left alone, for want of a step in the name: %s%s", ", ".join(names[:SHOWN]), more)
 
 
 def _step(path: Path) -> int | None:
-    if _unfinished(path.name) or SHARD.search(path.stem):
-        return None
+    return None if _is_piece(path) else _number(path)
+
+
+def _is_piece(path: Path) -> bool:
+    return _unfinished(path.name) or SHARD.search(path.stem) is not None
+
+
+def _number(path: Path) -> int | None:
     name = path.stem if path.suffix.lower() in EXTENSIONS else path.name
     numbers = re.findall(r"[0-9]+", name)
     step = int(numbers[-1]) if numbers and len(numbers[-1]) < 16 else MAX_STEP + 1

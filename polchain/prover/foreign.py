@@ -41,6 +41,8 @@ __all__ = ["Committed", "commit", "init_foreign", "watch"]
 
 log = logging.getLogger("polchain")
 
+SHOWN = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -96,8 +98,8 @@ def commit(
         loss: the mean loss since the last checkpoint.
 
     Raises:
-        UsageError: polchain owns the run's loop, the run has ended, a later step is committed already, or the mapping
-            is wrong.
+        UsageError: polchain owns the run's loop, the run has ended, a later step is committed already, the mapping is
+            wrong, or no model is recognised in a checkpoint that was opened.
         ConflictError: another state is committed at this step.
         MissingFileError, FormatError: the checkpoint is not there, or damaged.
         StorageError, RunLockedError, KeyMismatchError, RolledBackError: the run cannot be written to.
@@ -108,7 +110,17 @@ def commit(
         raise UsageError(f"a loss of {loss} cannot be recorded", hint="leave it out")
     with Ledger(folder, key) as ledger:
         _check_step(_committed(ledger), step)
-        return _append(ledger, read_foreign(path, mapping), step, key=key, store=store, loss=loss)
+        return _append(ledger, _read(path, mapping), step, key=key, store=store, loss=loss)
+
+
+def _read(path: Path, mapping: Mapping[str, str] | None) -> Foreign:
+    foreign = read_foreign(path, mapping)
+    if foreign.unrecognised:
+        more = ", ..." if len(foreign.unrecognised) > SHOWN else ""
+        keys = ", ".join(foreign.unrecognised[:SHOWN]) + more
+        problem = f"no model is recognised in {path.name}, which has {keys}"
+        raise UsageError(problem, hint="--map KEY=model says where it is")
+    return foreign
 
 
 def _committed(ledger: Ledger) -> list[CheckpointEntry]:
@@ -219,11 +231,16 @@ def watch(
     check_mapping(mapping or {})
     with Ledger(folder, key) as ledger:
         _committed(ledger)
+    find_candidates(directory)  # Before it is announced.
+    if not once:
+        log.info("watching %s; end it with Ctrl-C", directory)
     patience = Patience(settle)
     count = 0
     try:
         for turn in itertools.count():
-            for candidate in patience.see(find_candidates(directory)):
+            candidates = patience.see(find_candidates(directory))
+            patience.see_nameless(directory)
+            for candidate in candidates:
                 if not patience.settled(candidate):
                     break
                 if not _is_next(folder, candidate, patience):
@@ -265,7 +282,7 @@ def _is_next(folder: Path, candidate: Candidate, patience: Patience) -> bool:
 
 def _read_candidate(candidate: Candidate, mapping: Mapping[str, str] | None, patience: Patience) -> Foreign | None:
     try:
-        return read_foreign(candidate.path, mapping)
+        return _read(candidate.path, mapping)
     except (FormatError, ManifestError, MissingFileError, UsageError) as error:
-        patience.give_up(candidate, error)
+        patience.give_up(candidate, f"{error}; {error.hint}" if error.hint else error)
         return None

@@ -2,7 +2,8 @@
 
 What an interrupted writer leaves is no damage, and is told apart: a head.note that is behind, a file half written
 under a `.partial` name, a state that was stored and whose entry never followed. `repair` removes the last two and puts
-head.note right; it never touches what an entry names.
+head.note right; it never touches what an entry names. Where there is damage no state is removed: in a ledger that was
+put back to an older copy, the newest states have no entry, and may be all that is left of them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Final, parse_entry
 from polchain.core.manifest import check_manifest
 from polchain.core.note import open_head
-from polchain.errors import CheckpointMissingError, EvidenceError, MissingFileError, PolchainError
+from polchain.errors import CheckpointMissingError, EvidenceError, PolchainError
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
-from polchain.storage.ledger import DATABASE, HEAD, Ledger, locked
+from polchain.storage.ledger import DATABASE, HEAD, Ledger, locked, no_run
 
 __all__ = ["Health", "check"]
 
@@ -33,13 +34,15 @@ class Health:
 
     Attributes:
         damage: what is wrong, as sentences; none means clean.
-        leftovers: what an interrupted writer left; removed or mended where that was asked for.
+        leftovers: what an interrupted writer left.
+        mended: those of them that were removed or put right.
         entries, states: how many were checked.
     """
 
     path: Path
     damage: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
     entries: int = 0
     states: int = 0
 
@@ -53,7 +56,7 @@ def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], Non
         StorageError: it cannot be read.
     """
     if not (run / DATABASE).exists():
-        raise MissingFileError(f"no run at {run}", hint="`polchain init RUN` makes one")
+        raise no_run(run)
     found = Health(run)
     with locked(run):
         try:
@@ -65,10 +68,14 @@ def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], Non
         except (EvidenceError, sqlite3.Error) as error:
             found.damage.append(f"{DATABASE}: {error}")
             return found
-        for path, what in _leftovers(run, named):
+        leftovers = [(path, "a file half written") for path in _half_written(run)]
+        leftovers += [(path, "a state that no entry names") for path in _orphans(run, named)]
+        for path, what in leftovers:
             found.leftovers.append(f"{path.relative_to(run)}: {what}")
-            if repair:
+            # Only a ledger that is whole, and no older than its head.note, says which states nobody needs.
+            if repair and not (found.damage and STATE_FILE.fullmatch(path.name)):
                 path.unlink(missing_ok=True)
+                found.mended.append(found.leftovers[-1])
     return found
 
 
@@ -96,6 +103,7 @@ def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
     found.leftovers.append(f"{HEAD} is behind the ledger" if published else f"{HEAD} is not there")
     if repair and not found.damage:
         write_durably(path, last)
+        found.mended.append(found.leftovers[-1])
 
 
 def _check_recipe(ledger: Ledger, found: Health) -> None:
@@ -145,14 +153,14 @@ def _check_state(store: CheckpointStore, state: Digest, entry: CheckpointEntry |
     read_tensors(store.folder / checkpoint_name(state), manifest)
 
 
-def _leftovers(run: Path, named: set[str] | None) -> Iterator[tuple[Path, str]]:
-    """Files that nothing refers to; without `named`, which takes a readable log, only those half written."""
-    for path in sorted(run.rglob(".*.partial*")):
-        if path.is_file():
-            yield path, "a file half written"
-    for folder in ("checkpoints", "manifests"):
+def _half_written(run: Path) -> Iterator[Path]:
+    return (path for path in sorted(run.rglob(".*.partial*")) if path.is_file())
+
+
+def _orphans(run: Path, named: set[str] | None) -> Iterator[Path]:
+    """States that no entry names; none without `named`, which takes a log of which every entry can be read."""
+    for folder in ("checkpoints", "manifests") if named is not None else ():
         for path in sorted((run / folder).glob("*")):
-            if named is None or path.relative_to(run).as_posix() in named or not path.is_file():
-                continue
-            if STATE_FILE.fullmatch(path.name):
-                yield path, "a state that no entry names"
+            known = named is None or path.relative_to(run).as_posix() in named
+            if not known and path.is_file() and STATE_FILE.fullmatch(path.name):
+                yield path

@@ -12,14 +12,16 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from polchain.core import merkle
 from polchain.core.entries import (
     CheckpointEntry,
     Final,
     Genesis,
+    RecipeRef,
     Start,
     chain_base,
     encode_entry,
@@ -36,7 +38,6 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.launch import Launch
-from polchain.prover.program import find_program
 from polchain.prover.selfcheck import SelfCheck
 from polchain.prover.settings import RunSettings
 from polchain.storage.checkpoints import CheckpointStore, write_durably
@@ -45,6 +46,7 @@ from polchain.storage.ledger import DATABASE, Ledger
 from polchain.training.dataset import Commitment, MapDataset, data_dir
 from polchain.training.distance import update_size
 from polchain.training.fingerprint import differences, fingerprint
+from polchain.training.program import find_program
 from polchain.training.randomness import BatchOrder, batch_digest, run_seed
 from polchain.training.session import Options, Session, Stretch
 from polchain.training.snapshot import take
@@ -77,7 +79,7 @@ class Recorder:
             raise DatasetError(
                 f"the data cannot be read: {error}", hint="say where it is with --data FOLDER or POLCHAIN_DATA"
             ) from error
-        settings = self.launch.settings or RunSettings.read(self.folder)
+        settings = self.launch.settings or replace(RunSettings.read(self.folder), **_as_started(self.program.ref))
         key = read_key(settings.key_file, PassphraseSource.from_environment())
         if not (self.folder / DATABASE).exists():
             genesis = Genesis(
@@ -89,9 +91,10 @@ class Recorder:
             )
             self._write_recipe()
             self.ledger = Ledger.create(self.folder, genesis, key)
-            settings.write(self.folder)
         else:
             self.ledger = Ledger(self.folder, key)
+        # Of an older run too: a kill may have come between its ledger and its settings. An existing file is left alone.
+        settings.write(self.folder)
         self._check_same(commitment, options)
         # Drawn once, before `start` publishes it, so that a crash in between changes nothing.
         if self.ledger.note("seed") is None:
@@ -123,6 +126,7 @@ class Recorder:
         if not committed:
             snapshot = take(session.state)
             self.store.put(snapshot)
+            self._number = 0
             self._tail = self._entry(0, snapshot, None, None, chain_base(self.ledger.genesis))
             self.ledger.append(self._tail)
             self._last = snapshot
@@ -132,9 +136,13 @@ class Recorder:
         snapshot = self.store.get(committed[at].state)
         session.rewind(snapshot, committed[at].step)
         check_manifest(take(session.state).manifest, committed[at].roots)
-        self._tail, self._pending = committed[at], committed[at + 1 :]
+        self._number, self._tail, self._pending = at, committed[at], committed[at + 1 :]
         self._last = snapshot
-        log.info("resuming at step %d", committed[at].step)
+        if committed[at].step >= steps:
+            log.info("already finished: %d of %d steps", committed[at].step, steps)
+        else:
+            log.info("resuming at step %d", committed[at].step)
+        self._check.catch_up(committed, self.store, self.order)
         self._show_progress(committed[at].step)
         return Stretch(committed[at].step, max(steps, committed[at].step))
 
@@ -165,8 +173,9 @@ class Recorder:
         else:
             self.store.put(snapshot)
             self.ledger.append(entry)
+        self._number += 1
         if self._check is not None:
-            self._check.segment(before, entry, self._last, snapshot, self.order)
+            self._check.segment(self._number, before, entry, self._last, snapshot, self.order)
         self._tail, self._last = entry, snapshot
 
     def finished(self) -> None:
@@ -217,18 +226,26 @@ class Recorder:
         if genesis.recipe.program() != self.program.ref.program():
             raise RecipeChangedError(
                 f"the run at {self.folder} was started with another recipe: {_what_changed(genesis, self.program.ref)}",
-                hint="put the recipe back as it was, or record into another folder",
+                hint=self._other_folder("put the recipe back as it was, or record into another folder"),
             )
         if genesis.configuration != options.configuration:
             raise RecipeChangedError(
                 f"the run at {self.folder} was started with another configuration",
-                hint="steps, batch_size, every and precision are those of the genesis",
+                hint=self._other_folder("steps, batch_size, every and precision are those of the genesis"),
             )
         if genesis.dataset != commitment.ref():
             raise DatasetError(
                 "the data is not the data that the run committed to",
                 hint="point POLCHAIN_DATA at the same data, or record into another folder",
             )
+
+    def _other_folder(self, hint: str) -> str:
+        """The hint, or, where nothing was trained yet, that nothing is lost by starting again."""
+        assert self.ledger is not None
+        trained = any(
+            isinstance(entry, CheckpointEntry) and entry.step > 0 for entry in map(parse_entry, self.ledger.entries())
+        )
+        return hint if trained else f"nothing was trained yet: remove {self.folder} and start again"
 
     def _write_recipe(self) -> None:
         for name, text in self.program.files.items():
@@ -307,10 +324,13 @@ def seed_of(ledger: Ledger) -> bytes:
     return run_seed(bytes.fromhex(value), leaf, "prover")
 
 
-def _what_changed(genesis: Genesis, now: object) -> str:
-    from polchain.core.entries import RecipeRef
+def _as_started(ref: RecipeRef) -> dict[str, Any]:
+    """How this script was started by hand, so that `polchain train RUN` can go on with it."""
+    script = ref.entry if ref.module else str(Path(sys.modules["__main__"].__file__ or ref.entry).resolve())
+    return {"script": script, "module": ref.module, "arguments": ref.arguments}
 
-    assert isinstance(now, RecipeRef)
+
+def _what_changed(genesis: Genesis, now: RecipeRef) -> str:
     assert genesis.recipe is not None
     then = {ref.path: ref.digest for ref in genesis.recipe.files}
     current = {ref.path: ref.digest for ref in now.files}

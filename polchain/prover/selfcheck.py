@@ -1,93 +1,148 @@
-"""The self-check: the first segments are replayed from their rows alone, in a fresh process, as soon as recorded.
+"""The self-check: segments are replayed from their rows alone, in a fresh process, as soon as they are recorded.
 
-    after segment 1    it is replayed, and its closing state is opened once: what is nondeterministic, and what
-                       does not survive being put back (hand-set learning rates), shows here
-    after segment 2    it is replayed: what crossed the joint without being attached shows here
+    before segment 1             the initial state is built again
+    after segment 1              it is replayed, and its closing state is opened once: what is nondeterministic, and
+                                 what does not survive being put back (hand-set learning rates), shows here
+    after segment 2              it is replayed: what crossed the joint without being attached shows here
+    after 4, 8, 16, ... and last what only changes later on (an unfrozen layer, a mode) shows here
 
-Whatever does not reproduce would be INCONCLUSIVE at best in front of a verifier; better to stop at step 20.
+Whatever does not reproduce would be INCONCLUSIVE or worse in front of a verifier: better to stop at step 20. A failure
+is kept in the ledger, and an interrupted check is made up for, so that typing the command again forgets nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from polchain.core.entries import CheckpointEntry
 from polchain.core.manifest import GROUPS, Manifest, Snapshot
-from polchain.errors import NotReproducedError, PolchainError
+from polchain.errors import NotReproducedError, PolchainError, WorkerError
+from polchain.prover.status import CHECKED, FAILED
+from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
 from polchain.training.distance import worst_tensor
 from polchain.training.fingerprint import setting_of
+from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder
-from polchain.training.worker import Closing, Program, Worker
+from polchain.training.worker import Closing, Worker
 
 __all__ = ["SelfCheck"]
 
 log = logging.getLogger("polchain")
-SEGMENTS = 2
-NOTE = "self-check"
 
 
 class SelfCheck:
-    """Replays the first two segments of a run, once in its life."""
+    """Replays the segments of a run that are due, each once in its life.
+
+    Raises:
+        NotReproducedError: on construction, where a check of this run has failed before.
+    """
 
     def __init__(
         self, program: Program, fingerprint: Mapping[str, str | int | bool], data: Path, seed: bytes, ledger: Ledger
     ) -> None:
+        failed = ledger.note(FAILED)
+        if failed is not None:
+            raise NotReproducedError(
+                f"this run has failed its self-check: {failed}",
+                hint=f"mend the recipe, remove {ledger.folder} (or name another folder), and start again",
+            )
         self.seed = seed
         self.ledger = ledger
-        self.done = int(ledger.note(NOTE) or "0")
+        self.checked = int(ledger.note(CHECKED) or "0")
         self.worker: Worker | None = None
         self.program, self.setting, self.data = program, setting_of(fingerprint), data
 
+    def catch_up(self, entries: Sequence[CheckpointEntry], store: CheckpointStore, order: BatchOrder) -> None:
+        """Make up for the checks that an interruption has cut off, as far as the states were kept.
+
+        Raises:
+            NotReproducedError: as `segment`.
+        """
+        for number, (before, after) in enumerate(pairwise(entries), start=1):
+            if self._due(number, after) and store.has(before.state) and store.has(after.state):
+                self.segment(number, before, after, store.get(before.state), store.get(after.state), order)
+
     def segment(
-        self, before: CheckpointEntry, after: CheckpointEntry, opening: Snapshot, closing: Snapshot, order: BatchOrder
+        self,
+        number: int,
+        before: CheckpointEntry,
+        after: CheckpointEntry,
+        opening: Snapshot,
+        closing: Snapshot,
+        order: BatchOrder,
     ) -> None:
-        """Check a segment that was just recorded, where it is one of the first.
+        """Check segment `number` (from 1), which was just recorded, where it is due.
 
         Raises:
             NotReproducedError: it does not replay; the state group and the tensor are named.
         """
-        if self.done >= SEGMENTS:
+        if not self._due(number, after):
             return
-        if self.worker is None:
-            self.worker = Worker(self.program, self.setting, self.data)
-        batches = list(order.batches(before.step, after.step))
         try:
-            replayed = self.worker.replay(self.seed, before.step, after.step, batches, opening)
-            if replayed.opening.roots() != before.roots:
-                self._refuse_opening(before, opening, replayed.opening)
-            if replayed.closings[-1].snapshot.manifest.roots() != after.roots:
-                again = self.worker.replay(self.seed, before.step, after.step, batches, opening)
-                self._refuse(before, after, closing, replayed.closings[-1], again.closings[-1])
-            if after.loss is not None and replayed.closings[-1].loss != after.loss:
-                raise NotReproducedError(
-                    f"steps {before.step} to {after.step} give the same state again, but another loss was logged",
-                    hint="log the loss of the step and nothing that depends on the clock",
-                )
-            if self.done == 0:
-                opened = self.worker.replay(self.seed, after.step, after.step, [], closing).opening
-                if opened.roots() != after.roots:
-                    self._refuse_opening(after, closing, opened)
-        except NotReproducedError:
+            self._check(number, before, after, opening, closing, list(order.batches(before.step, after.step)))
+        except NotReproducedError as error:
+            self.ledger.set_note(FAILED, str(error))
             raise
+        except WorkerError:
+            raise  # says nothing about the recipe
         except PolchainError as error:
             raise NotReproducedError(
-                f"the first segment cannot be replayed in a fresh process: {error}",
+                f"steps {before.step} to {after.step} cannot be replayed in a fresh process: {error}",
                 hint=error.hint or "a recipe is its script, what it imports from its own folder, and its data",
             ) from error
-        self.done += 1
-        self.ledger.set_note(NOTE, str(self.done))
-        log.info("steps %d to %d replay exactly in a fresh process", before.step, after.step)
-        if self.done >= SEGMENTS:
-            self.close()
+        self.checked = number
+        self.ledger.set_note(CHECKED, str(number))
+        level = logging.INFO if number <= 2 else logging.DEBUG
+        log.log(level, "steps %d to %d replay exactly in a fresh process", before.step, after.step)
 
     def close(self) -> None:
         """End the replaying process."""
         if self.worker is not None:
             self.worker.close()
             self.worker = None
+
+    def _due(self, number: int, after: CheckpointEntry) -> bool:
+        configuration = self.ledger.genesis.configuration
+        last = configuration is not None and after.step == configuration.steps
+        return number > self.checked and (last or number & (number - 1) == 0)
+
+    def _check(
+        self,
+        number: int,
+        before: CheckpointEntry,
+        after: CheckpointEntry,
+        opening: Snapshot,
+        closing: Snapshot,
+        batches: Sequence[Sequence[int]],
+    ) -> None:
+        if self.worker is None:
+            self.worker = Worker(self.program, self.setting, self.data)
+        if number == 1:
+            built, _ = self.worker.initial(self.seed)
+            if built.manifest.roots() != before.roots:
+                raise NotReproducedError(
+                    f"the initial state is another one in a fresh process: {worst_tensor(opening, built)}",
+                    hint="build it inside `record`: no environment variable, clock or order of a set may matter",
+                )
+        replayed = self.worker.replay(self.seed, before.step, after.step, batches, opening)
+        if replayed.opening.roots() != before.roots:
+            self._refuse_opening(before, opening, replayed.opening)
+        if replayed.closings[-1].snapshot.manifest.roots() != after.roots:
+            again = self.worker.replay(self.seed, before.step, after.step, batches, opening)
+            self._refuse(before, after, closing, replayed.closings[-1], again.closings[-1])
+        if replayed.closings[-1].loss != after.loss:
+            raise NotReproducedError(
+                f"steps {before.step} to {after.step} give the same state again, but another loss was logged",
+                hint="log the loss of the step and nothing that depends on the clock or on earlier steps",
+            )
+        if number == 1:
+            opened = self.worker.replay(self.seed, after.step, after.step, [], closing).opening
+            if opened.roots() != after.roots:
+                self._refuse_opening(after, closing, opened)
 
     def _refuse(
         self, before: CheckpointEntry, after: CheckpointEntry, ours: Snapshot, first: Closing, second: Closing

@@ -46,8 +46,8 @@ class RunSettings:
         values: dict[str, object] = {}
         if path.exists():
             try:
-                values = tomllib.loads(path.read_text())
-            except (OSError, ValueError) as error:
+                values = tomllib.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
                 raise UsageError(f"cannot read {path}: {error}") from error
         key_file = os.environ.get("POLCHAIN_KEY_FILE") or values.get("key_file")
         data = os.environ.get("POLCHAIN_DATA") or values.get("data")
@@ -67,11 +67,23 @@ class RunSettings:
         path = folder / SETTINGS
         if path.exists():
             return
-        # A JSON string is a TOML basic string.
-        lines = [f"key_file = {json.dumps(str(self.key_file.resolve()))}"]
+        lines = [f"key_file = {_toml(str(self.key_file.resolve()))}"]
         if self.script:
-            lines += [f"script = {json.dumps(self.script)}", f"module = {str(self.module).lower()}"]
-            lines.append(f"arguments = {json.dumps(list(self.arguments))}")
+            lines += [f"script = {_toml(self.script)}", f"module = {str(self.module).lower()}"]
+            lines.append(f"arguments = [{', '.join(_toml(word) for word in self.arguments)}]")
         if self.data is not None:
-            lines.append(f"data = {json.dumps(str(self.data.resolve()))}")
+            lines.append(f"data = {_toml(str(self.data.resolve()))}")
         write_durably(path, ("\n".join(lines) + "\n").encode())
+
+
+def _toml(text: str) -> str:
+    """A TOML basic string. JSON's escapes are TOML's, but for surrogate pairs and an unescaped DEL.
+
+    Raises:
+        UsageError: a name that is no text (bytes that are not UTF-8) has no place in TOML.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{text!a} cannot be kept in {SETTINGS}: it is not UTF-8", hint="rename it") from error
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -13,9 +13,12 @@ from polchain.core.note import PublicKey
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import HEAD, Ledger
 
+# Names of the ledger's private notes that the self-check keeps.
+CHECKED = "self-check"
+FAILED = "self-check-failed"
+
 __all__ = ["Status", "describe"]
 
-SELF_CHECK = "self-check"
 NAMED = 5
 
 
@@ -29,7 +32,7 @@ class Status:
         committed: checkpoint entries; kept: those whose state is there, rows and tensors.
         missing_steps: the steps whose state is not.
         bytes: what the run's folder takes on disk.
-        self_check: how many segments were replayed exactly right after they were recorded; None for a foreign run.
+        self_check: the last segment (from 1) that the self-check replayed exactly; None for a foreign run.
         seed_source: prover, beacon or task; None where no step was recorded yet.
         missing: what is not there that should be, as short sentences.
     """
@@ -77,6 +80,16 @@ class Status:
         }
 
 
+def failed_check(run: Path) -> str | None:
+    """Why the run's self-check failed; None where it did not.
+
+    Raises:
+        MissingFileError: there is no run.
+    """
+    with Ledger(run) as ledger:
+        return ledger.note(FAILED)
+
+
 def describe(run: Path) -> Status:
     """Read a run's status.
 
@@ -87,13 +100,13 @@ def describe(run: Path) -> Status:
     with Ledger(run) as ledger:
         entries = [parse_entry(data) for data, _ in zip(ledger.entries(), range(ledger.size), strict=False)]
         genesis, note = ledger.genesis, ledger.head()
-        checked = ledger.note(SELF_CHECK) or ""
+        checked, failed = ledger.note(CHECKED) or "", ledger.note(FAILED)
         root = ledger.root
     states = [entry for entry in entries if isinstance(entry, CheckpointEntry)]
     start = next((entry for entry in entries if isinstance(entry, Start)), None)
     store = CheckpointStore(run)
     missing_steps = tuple(entry.step for entry in states if not store.has(entry.state))
-    missing = []
+    missing = [f"the self-check failed: {failed}"] if failed is not None else []
     if missing_steps:
         named = ", ".join(str(step) for step in missing_steps[:NAMED])
         more = f" and {len(missing_steps) - NAMED} more" if len(missing_steps) > NAMED else ""

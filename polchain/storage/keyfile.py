@@ -6,6 +6,7 @@ never from an argument or the environment, where other processes can see it.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import stat
@@ -21,6 +22,7 @@ from polchain.errors import FormatError, KeyUnavailableError, UsageError
 __all__ = ["PassphraseSource", "default_key_file", "read_key", "write_key"]
 
 KEY_LIMIT = 65_536
+PUBLIC = (b"ssh-", b"ed25519:")
 KEYRING_SERVICE = "polchain"
 
 
@@ -69,7 +71,8 @@ class PassphraseSource:
                     )
                 return self.file.read_bytes()[:4096].rstrip(b"\r\n")
         except OSError as error:
-            raise KeyUnavailableError(f"cannot read the passphrase: {error.strerror}") from error
+            where = f"descriptor {self.descriptor}" if self.descriptor is not None else str(self.file)
+            raise KeyUnavailableError(f"cannot read the passphrase from {where}: {error.strerror}") from None
         return None
 
     def obtain(self, key_file: Path) -> bytes | None:
@@ -99,7 +102,7 @@ def write_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
     _write_new(path, data, 0o600)
     try:
         _write_new(path.with_name(path.name + ".pub"), f"{key.public.openssh()}\n".encode(), 0o644)
@@ -111,10 +114,10 @@ def write_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> None:
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    except FileExistsError as error:
-        raise UsageError(f"there is a file at {path} already", hint="name another one, or move it away") from error
+    except FileExistsError:
+        raise UsageError(f"there is a file at {path} already", hint="name another one, or move it away") from None
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -122,7 +125,7 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         path.unlink()
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def read_key(path: Path, source: PassphraseSource) -> PrivateKey:
@@ -130,22 +133,33 @@ def read_key(path: Path, source: PassphraseSource) -> PrivateKey:
 
     Raises:
         KeyUnavailableError: no such file, others can read it, or the passphrase is missing or wrong.
+        UsageError: it is a public key.
         FormatError: not an Ed25519 key in OpenSSH format.
     """
     try:
+        with path.open("rb") as file:
+            data = file.read(KEY_LIMIT + 1)
+        # Before its mode: a public key is everybody's to read.
+        if data.startswith(PUBLIC):
+            raise UsageError(f"{path} is a public key", hint="the private one has no .pub")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise KeyUnavailableError(f"others can read the key {path}", hint=f"chmod 600 {path}")
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise KeyUnavailableError(f"no key at {path}", hint="`polchain keygen` makes one") from error
+    except FileNotFoundError:
+        raise KeyUnavailableError(f"no key at {path}", hint="`polchain keygen` makes one") from None
     except OSError as error:
-        raise KeyUnavailableError(f"cannot read the key {path}: {error.strerror}") from error
+        raise KeyUnavailableError(f"cannot read the key {path}: {error.strerror}") from None
     if len(data) > KEY_LIMIT:
         raise FormatError(f"{path} is no key")
-    try:
+    with contextlib.suppress(KeyUnavailableError):
         return PrivateKey.from_openssh(data, None)
-    except KeyUnavailableError:
-        return PrivateKey.from_openssh(data, source.obtain(path))
+    passphrase = source.obtain(path)
+    if not passphrase:
+        why = "there is no terminal to ask for its passphrase" if passphrase is None else "the passphrase is empty"
+        raise KeyUnavailableError(
+            f"the key {path} is encrypted, and {why}",
+            hint="--passphrase-file FILE or --passphrase-fd N; POLCHAIN_PASSPHRASE_FILE for a script run by hand",
+        )
+    return PrivateKey.from_openssh(data, passphrase)
 
 
 def _from_keyring(key_file: Path) -> bytes | None:

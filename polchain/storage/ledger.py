@@ -23,6 +23,7 @@ from types import TracebackType
 
 import sqlite_utils
 
+from polchain.core.claim import LISTING
 from polchain.core.digest import Digest
 from polchain.core.entries import Entry, Genesis, encode_entry, leaf_data, parse_entry
 from polchain.core.merkle import Frontier, leaf_hash
@@ -40,12 +41,13 @@ from polchain.errors import (
 )
 from polchain.storage.checkpoints import make_folder, sync_folder
 
-__all__ = ["Ledger", "find_run", "locked"]
+__all__ = ["Ledger", "find_run", "locked", "no_run"]
 
 DATABASE = "ledger.db"
 HEAD = "head.note"
 LOCK = "lock"
 SETTINGS = "polchain.toml"
+TABLES = frozenset({"entries", "heads", "sidecar", "notes"})
 
 
 class Ledger:
@@ -63,12 +65,13 @@ class Ledger:
         """
         self.folder = folder
         if not (folder / DATABASE).exists():
-            raise MissingFileError(f"no run at {folder}", hint="`polchain init RUN` makes one")
+            raise no_run(folder)
         self.key = key
         self._lock = _lock(folder) if key is not None else None
         self.frontier = Frontier()
         try:
             self.db = _open(folder / DATABASE)
+            _check_schema(self.db)
             self.genesis = self._read_genesis()
             self._load()
             if key is not None:
@@ -314,6 +317,17 @@ class Ledger:
             self._lock = None
 
 
+def no_run(folder: Path) -> MissingFileError:
+    """What to raise where there is no ledger: a claim looks like a run to whoever mixes them up."""
+    if (folder / LISTING).is_file():
+        return MissingFileError(
+            f"{folder} is a claim, not a run", hint="`polchain verify` checks claims; `log` and `show` read them"
+        )
+    if folder.is_file():
+        return MissingFileError(f"{folder} is a file, not a run", hint="a run is the folder that `polchain init` makes")
+    return MissingFileError(f"no run at {folder}", hint="`polchain init RUN` makes one")
+
+
 def find_run(argument: Path | None) -> Path:
     """The run meant: the argument, `POLCHAIN_RUN`, or the nearest folder upwards with a `polchain.toml` and a ledger.
 
@@ -352,6 +366,21 @@ def _open(path: Path) -> sqlite_utils.Database:
     return sqlite_utils.Database(connection)
 
 
+def _check_schema(db: sqlite_utils.Database) -> None:
+    """Refuse a database that computes: a view answers what it likes, a trigger writes what nobody asked for."""
+    plain = set()
+    for kind, name, text in db.conn.execute("SELECT type, name, sql FROM sqlite_master"):
+        if kind == "table" and str(text).upper().startswith("CREATE VIRTUAL"):
+            kind = "virtual table"
+        if kind == "table":
+            plain.add(name)
+        elif kind != "index":
+            raise FormatError(f"the ledger holds a {kind}, {str(name)[:40]!a}, where it has plain tables only")
+    missing = sorted(TABLES - plain)
+    if missing:
+        raise FormatError(f"the ledger cannot be read: it has no plain table {missing[0]}")
+
+
 def _insert(db: sqlite_utils.Database, number: int, data: bytes, note: bytes) -> None:
     with _transaction(db):
         db.conn.execute("INSERT INTO entries VALUES (?, ?)", (number, data))
@@ -378,11 +407,9 @@ def _lock(folder: Path) -> int:
         raise StorageError(f"cannot write in {folder}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except OSError:
         os.close(descriptor)
-        raise RunLockedError(
-            f"another process is writing to {folder}", hint="wait for it to end, or stop it"
-        ) from error
+        raise RunLockedError(f"another process is writing to {folder}", hint="wait for it to end, or stop it") from None
     _held.add(descriptor)
     return descriptor
 

@@ -7,6 +7,7 @@ handed are deterministic too.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,7 +44,10 @@ class BatchMaker(Dataset[Any]):
             sample = self.dataset[index]
             if self.witness is not None:
                 self.witness(index, encode_sample(sample))
-            samples.append(self.augment(sample, generator(key)) if self.augment is not None else sample)
+            if self.augment is not None:
+                # A copy: what augments in place would change the data itself, from one epoch to the next.
+                sample = self.augment(copy.deepcopy(sample), generator(key))
+            samples.append(sample)
         return self.collate(samples)
 
 

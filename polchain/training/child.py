@@ -5,6 +5,7 @@ socket of its own; a fork runs the recipe by `runpy` as `__main__`, and `polchai
 instead of a recorder. The fork answers on the job's socket and ends; nothing of it is left for the next job.
 
     mode      answers                                                ends
+    program   draft (configuration), program (entry point, files)    in record()
     dataset   draft (configuration), leaves                          in record()
     initial   draft, initial (rows and bytes of step 0)              in attach()
     replay    draft, opening (rows only), samples, closing, ...      at the last step
@@ -33,6 +34,7 @@ from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.dataset import Commitment, MapDataset
 from polchain.training.fingerprint import fingerprint
+from polchain.training.program import find_program
 from polchain.training.session import Options, Session, Stretch
 from polchain.training.snapshot import take
 from polchain.training.wire import Message, receive, send, snapshot_of, state_message
@@ -69,6 +71,9 @@ class ChildHost:
 
     def begin(self, options: Options) -> tuple[bytes, MapDataset]:
         send(self.stream, Message("draft", {"configuration": options.configuration.to_json()}))
+        if self.mode == "program":
+            send(self.stream, Message("program", {"recipe": find_program(options.files).ref.to_json()}))
+            self.end()
         try:
             dataset = options.dataset()
             if self.mode == "dataset":

@@ -49,10 +49,17 @@ Files = tuple[Path, ...]
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A foreign checkpoint by value, and what has to be said about it."""
+    """A foreign checkpoint by value, and what has to be said about it.
+
+    Attributes:
+        snapshot: its rows.
+        remarks: one sentence each.
+        unrecognised: the keys of a checkpoint that was opened and among which none is a model's; else empty.
+    """
 
     snapshot: Snapshot
     remarks: tuple[str, ...]
+    unrecognised: tuple[str, ...] = ()
 
 
 def check_mapping(mapping: Mapping[str, str]) -> None:
@@ -89,14 +96,18 @@ def read_foreign(path: Path, mapping: Mapping[str, str] | None = None) -> Foreig
     except OSError as error:
         raise MissingFileError(f"{path} cannot be read: {error.strerror or error}") from error
     captured = capture.captured
+    unrecognised: tuple[str, ...] = ()
     if not any(name.startswith("model/") for name in captured.tensors):
         remarks.append("no model was recognised: --map KEY=model says where it is")
+        # A model may be there that cannot be rows, or in a file that cannot be opened: digests cover it.
+        if not found.refused and not any(part.group == "model" and part.files in capture.left for part in found.parts):
+            unrecognised = tuple(sorted({part.key for part in found.parts}))
     buffers = {name: tensor_bytes(tensor) for name, (_, tensor) in captured.tensors.items()}
     manifest = captured.rows(hash_rows(buffers))
     for row in files:
         if row.name in manifest:
             raise FormatError(f"the checkpoint has both a file and a value named {row.name.removeprefix('extra/')}")
-    return Foreign(Snapshot(Manifest.of((*manifest.rows, *files)), buffers), tuple(remarks))
+    return Foreign(Snapshot(Manifest.of((*manifest.rows, *files)), buffers), tuple(remarks), unrecognised)
 
 
 def _unused(mapping: Mapping[str, str], found: Found) -> list[str]:

@@ -62,6 +62,11 @@ class Options:
     def dataset(self) -> MapDataset:
         """The dataset itself; a function is called here."""
         found: Any = self.data
+        if isinstance(found, str | bytes | bytearray | Path):
+            raise RecipeError(
+                f"data is a {type(found).__name__}: polchain opens no files",
+                hint="read it in a function, and pass that",
+            )
         if isinstance(found, type) or not hasattr(found, "__getitem__"):
             if not callable(found):
                 raise RecipeError(f"data is a {type(found).__name__}: neither a map-style dataset nor a function")
@@ -249,8 +254,16 @@ class Session:
         """Log the loss of this step; its mean since the last checkpoint is in the log entry, where it is finite."""
         if isinstance(loss, torch.Tensor) and loss.numel() != 1:
             raise RecipeError(f"the loss of step {self.step} has shape {list(loss.shape)}: log one number")
-        # Copied: the loop may go on adding to it in place.
-        self._losses.append(loss.detach().clone() if isinstance(loss, torch.Tensor) else float(loss))
+        if isinstance(loss, torch.Tensor) and not loss.is_complex():
+            # Copied: the loop may go on adding to it in place.
+            self._losses.append(loss.detach().clone())
+            return
+        try:
+            if isinstance(loss, str | bytes):  # which float() may read
+                raise TypeError
+            self._losses.append(float(loss))
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise RecipeError(f"the loss of step {self.step} is a {type(loss).__name__}: log one number") from None
 
     def report(self, name: str, value: float) -> None:
         """Say a figure of the trained model, through the logger; it is not evidence."""
@@ -387,8 +400,10 @@ def configure(steps: int, batch_size: int, every: Every, precision: str) -> Conf
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     pairs = ((0, every),) if isinstance(every, int) else tuple((int(start), int(k)) for start, k in every)
-    if steps < 1 or batch_size < 1 or not pairs or any(k < 1 for _, k in pairs):
-        raise UsageError("steps, batch_size and every are at least 1")
+    smallest = min((k for _, k in pairs), default=0)
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("every", smallest)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}; it is at least 1")
     return Configuration(steps, batch_size, pairs, precision, deterministic=True)
 
 

@@ -104,7 +104,7 @@ def _tensor(info: dict[str, Any]) -> Any:
 def _pickled(path: Path, size: int) -> Opened | Unopened:
     with path.open("rb") as file:
         zipped = file.read(len(ZIP)) == ZIP
-    if zipped and not _stored(path):
+    if zipped and not _stored(path, size):
         return Unopened("a compressed archive")
     try:
         with warnings.catch_warnings():
@@ -122,11 +122,21 @@ def _pickled(path: Path, size: int) -> Opened | Unopened:
     return Opened(value, size, ordered=True)
 
 
-def _stored(path: Path) -> bool:
-    """Whether an archive holds its members as they are, as torch writes them: others may swell a thousandfold."""
+def _stored(path: Path, size: int) -> bool:
+    """Whether an archive holds its members as they are, as torch writes them: others may swell a thousandfold.
+
+    Raises:
+        FormatError: it is damaged; or its members share bytes, and are longer together than the file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+            members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            return False
+        total = sum(member.file_size for member in members)
+        if total > size:
+            raise FormatError(f"{path.name} is damaged: its members are {total} bytes, the file has {size}")
+        return True
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise FormatError(f"{path.name} is cut short or damaged: {error}") from error
 

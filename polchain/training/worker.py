@@ -29,21 +29,14 @@ from polchain.core.entries import Configuration, RecipeRef
 from polchain.core.manifest import Manifest, Snapshot
 from polchain.errors import DatasetError, FormatError, PolchainError, RecipeError, WorkerError
 from polchain.training.fingerprint import Setting
+from polchain.training.program import Program
 from polchain.training.snapshot import rehash
 from polchain.training.wire import Message, receive, send, snapshot_of, state_message
 
-__all__ = ["Closing", "Program", "Replayed", "Worker"]
+__all__ = ["Closing", "Replayed", "Worker"]
 
 START_SECONDS = 120.0
 LAST_WORDS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A recipe's text: what a child runs."""
-
-    ref: RecipeRef
-    files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +75,17 @@ class Worker:
         setting: what the child's environment fixes before torch loads.
         data: the folder that `polchain.data_dir()` names in the child.
         timeout: the most seconds that one job may take.
+        voice: what goes before every error that comes out of the child, which may be a stranger's words.
     """
 
-    def __init__(self, program: Program, setting: Setting, data: Path, *, timeout: float = 3600.0) -> None:
+    def __init__(
+        self, program: Program, setting: Setting, data: Path, *, timeout: float = 3600.0, voice: str = ""
+    ) -> None:
         self.program = program
         self.setting = setting
         self.data = data
         self.timeout = timeout
+        self.voice = voice
         self._folder = Path(tempfile.mkdtemp(prefix="polchain-replay-"))
         self._words = (self._folder / "output").open("w+b")
         self._process: subprocess.Popen[bytes] | None = None
@@ -170,6 +167,27 @@ class Worker:
                 closings.append(Closing(step, Snapshot(rehash(closed, buffers), buffers), loss))
         return Replayed(opened, found, tuple(samples), tuple(closings), time.monotonic() - begun)
 
+    def describe(self, folder: Path, entry: str, module: bool, arguments: Sequence[str]) -> RecipeRef:
+        """The program that a script of one's own is: run in its own folder up to `record`, as Python would run it.
+
+        Args:
+            folder: the folder that the entry point is named from; nothing in it is written or removed.
+            entry: the script's name in that folder, or the module's name.
+            module: whether it is run as a module.
+            arguments: the script's arguments.
+
+        Raises:
+            RecipeError, WorkerError: it never came to `record`, or the child failed.
+        """
+        own = Program(RecipeRef(entry, module, tuple(arguments), (), ()), {})
+        with self._job("program", bytes(32), 0, 0, [], program=own, place=folder) as answers:
+            answers.draft()
+            fields = answers.expect("program").fields()
+            try:
+                return RecipeRef.parse(fields.fields("recipe"))
+            except FormatError as error:
+                raise WorkerError(f"the replaying process named a recipe that is none: {error}") from error
+
     def _job(
         self,
         mode: str,
@@ -178,18 +196,22 @@ class Worker:
         last: int,
         batches: Sequence[Sequence[int]],
         blobs: Sequence[bytes | bytearray | memoryview] = (),
+        *,
+        program: Program | None = None,
+        place: Path | None = None,
     ) -> _Answers:
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._control is not None
         self._words.seek(0)
         self._words.truncate()
+        program = program or self.program
         folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._folder))
-        for path, data in self.program.files.items():
+        for path, data in program.files.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        ref = self.program.ref
+        ref = program.ref
         arguments: list[JSON] = list(ref.arguments)
         flat = [index for batch in batches for index in batch]
         body: dict[str, JSON] = {
@@ -201,7 +223,7 @@ class Worker:
             "entry": ref.entry,
             "module": ref.module,
             "arguments": arguments,
-            "folder": str(folder),
+            "folder": str(place or folder),
         }
         ours, theirs = socket.socketpair()
         # A child that is still busy with an earlier job reads nothing.
@@ -310,7 +332,7 @@ class _Answers:
         except WorkerError as error:
             raise WorkerError(f"{error}{self.worker.last_words()}", hint=error.hint) from error
         if message.type == "error":
-            reported = _reported(message)
+            reported = _reported(message, self.worker.voice)
             self.said_why = True
             raise reported
         if message.type != kind:
@@ -318,14 +340,14 @@ class _Answers:
         return message
 
 
-def _reported(message: Message) -> PolchainError:
+def _reported(message: Message, voice: str) -> PolchainError:
     fields = message.fields()
     kind, text, hint = fields.str("kind"), fields.str("text", max_length=4096), fields.str("hint")
     # Only these can be a recipe's fault; whatever else it claims is a broken recipe.
     known: type[PolchainError] = {"DatasetError": DatasetError}.get(kind, RecipeError)
     if kind == "ManifestError":
         known = errors.ManifestError
-    return known(_printable(text), hint=_printable(hint))
+    return known(voice + _printable(text), hint=_printable(hint))
 
 
 def _printable(text: str) -> str:

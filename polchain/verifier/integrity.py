@@ -42,7 +42,7 @@ from polchain.verifier.policy import Policy
 __all__ = ["IntactClaim", "Segment", "check_integrity"]
 
 # What a verifier is willing to hold in memory: 8 bytes a sample for an epoch's order, some 40 an index for a segment.
-MAX_SAMPLES: Final = 2**32
+MAX_SAMPLES: Final = 2**27
 MAX_INDICES: Final = 2**28
 
 _SEAL: Final = object()
@@ -304,4 +304,6 @@ def _check_state(claim: Claim, genesis: Genesis, entry: CheckpointEntry) -> None
     if not genesis.foreign and any(isinstance(row, FileRow) for row in manifest.rows):
         raise FormatError(f"step {entry.step}: an unopened file in the state of a recorded run")
     if path is not None:
+        # The length by the manifest first: hashing a file that is said to be huge would take for ever.
         read_tensors(path, manifest)
+        claim.check_file(checkpoint_name(entry.state))

@@ -60,6 +60,7 @@ class Verdict:
         program: digest of the recipe's text, entry point and arguments; None for a foreign run.
         origin: whose log, which run.
         entries, steps: sizes of the log.
+        last_state: digest of the state at the last of these steps; None where no state is committed.
         key: the signing key.
         pinned: whether that key came from outside the claim.
         remarks: what was not checked, or differs without being wrong.
@@ -75,6 +76,7 @@ class Verdict:
     origin: str
     entries: int
     steps: int
+    last_state: str | None
     key: str
     pinned: bool
     remarks: tuple[str, ...]
@@ -119,6 +121,8 @@ class Verdict:
             "replays": replays,
             "remarks": list(self.remarks),
         }
+        if self.last_state is not None:
+            value["last_state"] = self.last_state
         if self.program is not None:
             value["recipe"] = str(self.program)
         if self.challenge is not None:
@@ -226,6 +230,7 @@ def _verdict(
     weak = ["the seed is the prover's own choice, not a beacon's: it could have been picked among many"]
     exported = intact.final.files if intact.final is not None else ()
     loose = [f"{ref.path}, which the final entry names, was not compared with the last state" for ref in exported]
+    early = _ends_early(intact)
     untimed = ["the log is not anchored: it says what, not when"]
     return Verdict(
         outcome=outcome,
@@ -238,10 +243,24 @@ def _verdict(
         origin=intact.head.origin,
         entries=intact.head.size,
         steps=intact.steps,
+        last_state=str(intact.checkpoints[-1].state) if intact.checkpoints else None,
         key=str(intact.genesis.key),
         pinned=intact.pinned,
-        remarks=tuple(_plain(text) for text in (*remarks, *(weak if source == "prover" else []), *loose, *untimed)),
+        remarks=tuple(
+            _plain(text) for text in (*remarks, *early, *(weak if source == "prover" else []), *loose, *untimed)
+        ),
     )
+
+
+def _ends_early(intact: IntactClaim) -> list[str]:
+    """What the genesis announces and the log does not have: its prover may have stopped where it looked best."""
+    configuration = intact.genesis.configuration
+    if configuration is None:
+        return []
+    unended = "" if intact.final is not None else ", without a final entry"
+    if intact.steps < configuration.steps:
+        return [f"the genesis allows {configuration.steps} steps; the log ends at {intact.steps}{unended}"]
+    return ["the log ends at its last step, without a final entry"] if unended else []
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,7 @@ Claim -> IntactClaim -> Challenge -> Reproductions -> Verdict
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +14,19 @@ from pathlib import Path
 from polchain.core import merkle
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest
-from polchain.core.entries import Configuration
-from polchain.errors import DatasetError, RecipeError, UsageError
+from polchain.core.entries import Configuration, Start
+from polchain.errors import DatasetError, PolchainError, UsageError, WorkerError
 from polchain.training.fingerprint import differences, setting_of
-from polchain.training.worker import Program
+from polchain.training.program import Program
+from polchain.verifier.bench import Bench
 from polchain.verifier.challenge import draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
-from polchain.verifier.replay import Bench, Outcome, Reproduction, measure_updates, replay, replay_initial
+from polchain.verifier.replay import Outcome, Reproduction, measure_updates, replay, replay_initial
 from polchain.verifier.verdict import Verdict, judge, judge_unreplayed
+from polchain.verifier.vouching import OwnRecipe, is_vouched
 
-__all__ = ["Progress", "recipe_matches", "verify"]
+__all__ = ["Progress", "Request", "verify", "verify_intact"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,8 +39,7 @@ class Request:
         claim: the claim's folder.
         policy: what the verifier trusts and demands.
         data: the folder with the dataset.
-        recipe: the verifier's own copy of the recipe: its script, or the folder it lies in; None for none.
-        recipe_arguments: the arguments that the verifier expects of that recipe.
+        recipe: the verifier's own copy of the recipe; None for none.
         seed: 32 bytes to draw from; fresh randomness where None.
         full: replay every segment.
         timeout: the most seconds for one replay.
@@ -46,8 +48,7 @@ class Request:
     claim: Path
     policy: Policy
     data: Path
-    recipe: Path | None = None
-    recipe_arguments: tuple[str, ...] = ()
+    recipe: OwnRecipe | None = None
     seed: bytes | None = None
     full: bool = False
     timeout: float = 3600.0
@@ -71,7 +72,7 @@ def verify(
         claim: the claim's folder.
         policy: what the verifier trusts and demands.
         data: the folder with the dataset.
-        recipe: the verifier's own copy of the recipe (its script, or its folder), which vouches for equal files.
+        recipe: the verifier's own copy of the recipe's script, which vouches for the same program; run up to `record`.
         recipe_arguments: the arguments that the recipe is to have been run with.
         seed: 32 bytes to draw from; fresh randomness where None.
         full: replay every segment.
@@ -85,9 +86,8 @@ def verify(
     if seed is not None and len(seed) != 32:
         raise UsageError("a challenge seed is 32 bytes")
     intact = check_integrity(Claim.read(claim), policy)
-    request = Request(
-        Path(claim), policy, Path(data), Path(recipe) if recipe else None, recipe_arguments, seed, full, timeout
-    )
+    own = OwnRecipe.script(Path(recipe), recipe_arguments) if recipe is not None else None
+    request = Request(Path(claim), policy, Path(data), own, seed, full, timeout)
     return verify_intact(intact, request, progress)
 
 
@@ -103,11 +103,23 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
         return judge_unreplayed(
             intact, policy, ["a foreign run: its loop was not polchain's, so it is not replayable"], vouched=False
         )
-    vouched = is_vouched(intact, request)
     if start is None or not intact.segments:
-        return judge_unreplayed(intact, policy, ["the run has no recorded steps yet"], vouched=vouched)
+        return judge_unreplayed(intact, policy, ["the run has no recorded steps yet"], vouched=False)
+    program = Program(genesis.recipe, intact.recipe)
+    with Bench(program, setting_of(start.fingerprint), request.data, timeout=request.timeout) as bench:
+        vouched = is_vouched(intact, policy, request.recipe, bench)
+        return _replay_and_judge(intact, start, request, bench, vouched, progress)
+
+
+def _replay_and_judge(
+    intact: IntactClaim, start: Start, request: Request, bench: Bench, vouched: bool, progress: Progress | None
+) -> Verdict:
+    policy = request.policy
     if not vouched and not policy.unsafe_no_sandbox:
-        reason = "nobody vouched for the recipe, and without a sandbox a stranger's program is not run"
+        reason = (
+            "nobody vouched for the recipe, and without a sandbox a stranger's program is not run: "
+            "pass --recipe PATH, your own copy, or --trust-recipe DIGEST once you have read it"
+        )
         return judge_unreplayed(intact, policy, [reason], vouched=False)
 
     updates, false = measure_updates(intact)
@@ -115,26 +127,32 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
     challenge = draw_challenge(
         intact, seed, policy.draws, updates=updates, top_updates=policy.top_updates, full=request.full
     )
-    program = Program(genesis.recipe, intact.recipe)
     total = len(challenge.picks) + 1
     found: list[Reproduction] = []
-    with Bench(program, setting_of(start.fingerprint), request.data, timeout=request.timeout) as bench:
-        _tell(progress, "reading the data", 0, total)
-        try:
-            configuration, leaves = bench.worker().commit_dataset()
-        except RecipeError as error:
-            reason = f"the recipe does not run here: {error}"
-            return judge_unreplayed(intact, policy, [reason], vouched=vouched)
-        remarks = _check_data(intact, configuration, leaves)
-        if remarks:
-            return judge_unreplayed(intact, policy, remarks, vouched=vouched)
-        _tell(progress, "initial state", 0, total)
+    _tell(progress, "reading the data", 0, total)
+    try:
+        configuration, leaves = bench.worker().commit_dataset()
+    except PolchainError as error:
+        # What a recipe reports ends in an error only where somebody vouched for it.
+        if vouched and isinstance(error, DatasetError | WorkerError):
+            raise
+        reason = f"the recipe does not run here: {error}"
+        return judge_unreplayed(intact, policy, [reason], vouched=vouched)
+    remarks = _check_data(intact, configuration, leaves)
+    if remarks:
+        return judge_unreplayed(intact, policy, remarks, vouched=vouched)
+    _tell(progress, "initial state", 0, total)
+    try:
         found.append(replay_initial(intact, bench, start.fingerprint))
         if not false and found[0].outcome is not Outcome.REFUTED:
             for item in replay(intact, challenge, bench, leaves, start.fingerprint):
                 found.append(item)
                 _tell(progress, item.name, len(found), total)
-        here = bench.here
+    except DatasetError as error:
+        if vouched:
+            raise
+        pick = challenge.picks[len(found) - 1] if found else None
+        found.append(Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, str(error)))
     return judge(
         intact,
         challenge,
@@ -142,70 +160,7 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
         policy,
         vouched=vouched,
         false_statements=false,
-        remarks=differences(start.fingerprint, here),
-    )
-
-
-def is_vouched(intact: IntactClaim, request: Request) -> bool:
-    """Whether the verifier has accepted the claim's program: by digest, or by a copy of its own.
-
-    Raises:
-        UsageError: the verifier's own copy is another program.
-    """
-    recipe = intact.genesis.recipe
-    assert recipe is not None
-    if request.recipe is not None:
-        recipe_matches(intact, request.recipe, request.recipe_arguments)
-        return True
-    return recipe.program() in request.policy.recipes
-
-
-def recipe_matches(intact: IntactClaim, copy: Path, arguments: tuple[str, ...]) -> None:
-    """Check that the claim's program is the verifier's own copy, file by file, with these arguments.
-
-    Raises:
-        UsageError: a file differs or is missing, the entry point is another, or the arguments are others.
-    """
-    recipe = intact.genesis.recipe
-    assert recipe is not None
-    hint = "read the claim's recipe, or vouch for its digest with --trust-recipe once you have"
-    entry = _entry_file(intact)
-    if copy.is_dir():
-        folder = copy
-    else:
-        # `python -m pkg.mod` has its files named from the folder that holds pkg.
-        depth = entry.count("/")
-        own = copy.resolve()
-        folder = own.parents[depth] if depth < len(own.parents) else own.parent
-        if own != folder / entry:
-            raise UsageError(f"the claim's recipe is {entry}, yours is {copy.name}", hint=hint)
-    for name, text in intact.recipe.items():
-        own = folder / name
-        if not own.is_file() or own.read_bytes() != text:
-            raise UsageError(f"the claim's {name} is not the {name} beside your recipe", hint=hint)
-    if recipe.arguments != arguments:
-        raise UsageError(
-            f"the claim's recipe was run with arguments {list(recipe.arguments)}, yours are {list(arguments)}",
-            hint="arguments are part of the program: accept them with --recipe-args, or not",
-        )
-
-
-def _entry_file(intact: IntactClaim) -> str:
-    """The file that a claim's recipe begins with.
-
-    Raises:
-        UsageError: it names a module that is none of its files: whatever is installed under that name would be run.
-    """
-    recipe = intact.genesis.recipe
-    assert recipe is not None
-    stem = recipe.entry.replace(".", "/")
-    names = (f"{stem}.py", f"{stem}/__main__.py") if recipe.module else (recipe.entry,)
-    for name in names:
-        if name in intact.recipe:
-            return name
-    raise UsageError(
-        f"the claim's recipe is the module {recipe.entry}, which is not among its files",
-        hint="what is installed here under that name is not the prover's program: do not vouch for it",
+        remarks=differences(start.fingerprint, bench.here),
     )
 
 
@@ -213,8 +168,11 @@ def _check_data(intact: IntactClaim, configuration: Configuration, leaves: tuple
     dataset = intact.genesis.dataset
     assert dataset is not None
     if len(leaves) != dataset.samples or Digest("sha256", merkle.root(leaves)) != dataset.root:
+        found = f"{len(leaves)} samples, {dataset.samples} are committed"
+        if len(leaves) == dataset.samples:
+            found = f"{dataset.samples} samples as committed, but other contents"
         raise DatasetError(
-            f"the data read here ({len(leaves)} samples) is not the data that the claim commits to ({dataset.samples})",
+            f"the data read here is not the data that the claim commits to: {found}",
             hint="ask the prover for the dataset, and point --data at it",
         )
     if configuration != intact.genesis.configuration:

@@ -46,6 +46,12 @@ def test_the_help_lists_every_command(call: Call) -> None:
     assert "..." not in done.out.replace("[ARGS]...", "")
 
 
+def test_the_package_is_the_command() -> None:
+    words = [sys.executable, "-m", "polchain", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"polchain {polchain.__version__}\n")
+
+
 def test_the_designed_commands_of_the_prover_and_the_house_exist() -> None:
     assert {"keygen", "init", "train", "commit", "status", "log", "show", "export", "fsck"} <= COMMANDS.keys()
 
@@ -74,6 +80,7 @@ def test_every_error_has_its_exit_code(error: type[PolchainError], capsys: pytes
         (OSError(errno.ENOSPC, "No space left on device"), 4, "StorageError"),
         (sqlite3.OperationalError("disk I/O error"), 4, "StorageError"),
         (sqlite3.DatabaseError("malformed"), 1, "FormatError"),
+        (MemoryError(), 4, "NotEnoughMemoryError"),
         (KeyboardInterrupt(), 130, "Interrupted"),
         (ZeroDivisionError("division by zero"), 70, "Bug"),
         (RecursionError(), 70, "Bug"),

@@ -84,6 +84,24 @@ def test_watch_once_commits_what_is_there(foreign: Path, tmp_path: Path, call: C
     assert (again.code, again.out) == (0, "")
 
 
+def test_a_checkpoint_without_a_model_is_refused(foreign: Path, tmp_path: Path, call: Call) -> None:
+    torch.save({"net": {"w": torch.ones(2)}, "epoch": 1}, tmp_path / "net_1.pt")
+    done = call("commit", foreign, tmp_path / "net_1.pt", "--step", 1)
+    assert (done.code, done.out) == (2, "")
+    assert "no model is recognised in net_1.pt, which has epoch, net" in done.err
+    assert "polchain: hint: --map KEY=model" in done.err
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "net_1.pt").rename(tmp_path / "saved" / "net_1.pt")
+    watch = ["commit", foreign, "--watch", tmp_path / "saved", "--once", "--settle", "0.05"]
+    done = call(*watch)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.count("net_1.pt is left alone") == 1
+    assert "step 1 " in call(*watch, "--map", "net=model").out
+    missing = call("commit", foreign, "--watch", tmp_path / "nowhere")
+    assert missing.code == 4
+    assert "watching" not in missing.err
+
+
 def test_errors_of_a_commit(foreign: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "model.pt", 1.0)
     assert call("commit", foreign, tmp_path / "nothing", "--step", 1).code == 4

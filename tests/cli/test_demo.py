@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from polchain.cli import demo
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -35,3 +37,16 @@ def test_the_demo_ends_well_and_prints_what_the_readme_shows(tmp_path: Path) -> 
     assert excerpt is not None, "README.md shows no output of the demo"
     missing = [line for line in excerpt[1].splitlines() if normalised(line) not in printed]
     assert not missing, f"README.md shows lines that the demo does not print: {missing}"
+
+
+def test_a_folder_that_is_taken_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo._Demo, "run", lambda self: None)
+    Path("polchain-demo").mkdir()
+    Path("polchain-demo", "mine").touch()
+    demo.demo(Path("polchain-demo"))
+    said = capsys.readouterr().out
+    assert said.startswith("There is something in polchain-demo/ already: this goes to polchain-demo-2/.\n")
+    assert "Everything is in polchain-demo-2/" in said

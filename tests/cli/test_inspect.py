@@ -38,7 +38,7 @@ def test_status_says_how_far(call: Call, run: Path) -> None:
         "step         4 of 4, finished",
         "entries      6",
         "states kept  3 of 3",
-        "2 segments replayed",
+        "segment 2 and earlier ones replayed exactly",
         "prover",
     ):
         assert text in done.out
@@ -52,6 +52,15 @@ def test_status_says_how_far(call: Call, run: Path) -> None:
     answer = json.loads(call("status", run, "--json").out)
     assert answer["states"] == {"committed": 3, "kept": 2, "missing_steps": [2]}
     assert answer["finished"] is True
+
+
+def test_show_has_decimals_beside_hexadecimal_and_counts_its_proof_from_0(call: Call, run: Path) -> None:
+    shown = call("show", run, 3).out
+    assert '"loss": "0x1.8000000000000p+0 = 1.5"' in shown
+    assert '"l2": "0x1.0000000000000p-1 = 0.5"' in shown
+    assert "\nproof 0 " in shown
+    assert "\nproof 1 " in shown
+    assert json.loads(call("show", run, 3, "--json").out)["entry"]["loss"] == "0x1.8000000000000p+0"
 
 
 def test_status_of_a_foreign_run(call: Call, tmp_path: Path) -> None:

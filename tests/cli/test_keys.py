@@ -30,7 +30,12 @@ def test_a_key_is_written_for_its_owner_alone(call: Call, tmp_path: Path) -> Non
     done = call("keygen", "--key-file", path, "--no-passphrase")
     assert done.code == 0
     public = PrivateKey.from_openssh(path.read_bytes(), None).public
-    assert done.out.split() == ["public", "key", str(public), "fingerprint", public.fingerprint, "file", str(path)]
+    assert [line.split("  ", 1)[1].strip() for line in done.out.splitlines()] == [
+        str(public),
+        public.fingerprint,
+        f"{path}: never leaves this machine",
+        f"{path}.pub: give it to whoever verifies",
+    ]
     assert "not encrypted" in done.err
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert PublicKey.parse((tmp_path / "folder" / "key.pub").read_text()) == public

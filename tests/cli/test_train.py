@@ -75,7 +75,7 @@ def test_a_claim_of_it_exports_and_fsck_is_clean(unbroken: tuple[Path, Done, Don
     run = unbroken[0]
     assert call("export", run, tmp_path / "claim").code == 0
     assert call("fsck", run).code == 0
-    assert "2 segments replayed exactly" in call("status", run).out
+    assert "and earlier ones replayed exactly" in call("status", run).out
     assert call("init", run, "--recipe", __file__).code == 2
 
 
@@ -116,6 +116,31 @@ def test_a_scripts_own_fault_shows_its_traceback(tmp_path: Path, start: Call, sc
         "hint": "",
         "exit_code": 1,
     }
+
+
+def test_what_is_no_python_is_refused(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "train.ipynb").write_text("{}")
+    for verb in ("train", "init"):
+        done = call(verb, tmp_path / "run", "--recipe", tmp_path / "train.ipynb")
+        assert (done.code, done.out) == (2, "")
+        assert "train.ipynb is not a Python script" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fault_in_a_script_run_by_hand_shows_one_traceback_and_the_hint(
+    tmp_path: Path, script: Path, keys: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, script, "2", "-"],
+        cwd=tmp_path,
+        env={**os.environ, "POLCHAIN_KEY_FILE": str(keys / "none")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.endswith(f"KeyUnavailableError: no key at {keys / 'none'}\nhint: `polchain keygen` makes one\n")
 
 
 def test_a_script_that_records_nothing(tmp_path: Path, start: Call, script: Path, keys: Path) -> None:

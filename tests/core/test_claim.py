@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +50,16 @@ def ref(path: str, data: bytes = b"") -> dict[str, Any]:
     return {"path": path, "size": len(data), "digest": str(blake3(data))}
 
 
+def read_all(root: Path) -> Claim:
+    claim = Claim.read(root)
+    for name in claim.files:
+        claim.check_file(name)
+    return claim
+
+
 def refused(root: Path) -> str:
     with pytest.raises(PolchainError) as caught:
-        Claim.read(root)
+        read_all(root)
     assert type(caught.value) in (FormatError, MissingFileError)
     assert str(caught.value).isprintable()
     return str(caught.value)
@@ -158,7 +167,7 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, path: str) -> 
 
 
 def test_names_too_long_for_a_disk_are_missing_by_name(folder: Path) -> None:
-    for path in ("x" * 300, "/".join(["y" * 200] * 2)):
+    for path in ("recipe/" + "x" * 300, "recipe/" + "/".join(["y" * 200] * 2)):
         listing(folder, ref(path))
         shutil.rmtree(folder / "recipe", ignore_errors=True)
         for item in folder.iterdir():
@@ -175,7 +184,7 @@ def test_names_that_a_terminal_would_obey_are_shown_escaped(folder: Path) -> Non
 
 
 def test_a_listing_is_strict(folder: Path) -> None:
-    files = [ref("a"), ref("b")]
+    files = [ref("recipe/a"), ref("recipe/b")]
     for wrong in (
         {"format": "polchain-claim/v2"},
         {"format": 1},
@@ -184,7 +193,7 @@ def test_a_listing_is_strict(folder: Path) -> None:
         {"files": files[::-1]},
         {"files": [files[0], files[0]]},
         {"files": [files[0] | {"more": 1}]},
-        {"files": [{"path": "a", "size": 0}]},
+        {"files": [{"path": "recipe/a", "size": 0}]},
         {"files": [files[0] | {"size": -1}]},
         {"files": [files[0] | {"size": "0"}]},
         {"files": [files[0] | {"digest": "md5:00"}]},
@@ -214,6 +223,86 @@ def test_counts_and_sizes_have_limits(folder: Path, monkeypatch: pytest.MonkeyPa
             with pytest.raises(FormatError):
                 use()  # type: ignore[no-untyped-call]
         use()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "notes.txt",
+        "recipe",
+        "heads/first.note",
+        "heads/last.note/more",
+        "manifests/more.json",
+        f"manifests/{'0' * 64}.safetensors",
+        f"manifests/{'A' * 64}.json",
+        f"checkpoints/{'0' * 63}.safetensors",
+        f"checkpoints/{'0' * 64}.safetensors.more",
+        f"x/checkpoints/{'0' * 64}.safetensors",
+    ],
+)
+def test_a_name_that_no_claim_has_is_refused_before_anything_is_hashed(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).touch()
+    listing(tmp_path, ref(path))
+    monkeypatch.setattr(module, "hash_file", forbidden)
+    assert "is no file of a claim" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("entries.jsonl", 4 * 1024**3),
+        ("heads/last.note", 65_536),
+        ("recipe/train.py", 256 * 1024),
+        (manifest_name(STATE), 256 * 1024**2),
+    ],
+)
+def test_a_file_over_its_kinds_limit_is_refused_before_anything_is_hashed(
+    tmp_path: Path, path: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).touch()
+    os.truncate(tmp_path / path, limit + 1)
+    listing(tmp_path, ref(path) | {"size": limit + 1})
+    monkeypatch.setattr(module, "hash_file", forbidden)
+    assert "over the limit of" in refused(tmp_path)
+
+
+def forbidden(path: Path) -> Any:
+    pytest.fail(f"{path} was hashed")
+
+
+def test_tensors_are_hashed_only_when_they_are_asked_for(folder: Path) -> None:
+    huge = folder / checkpoint_name(STATE)
+    os.truncate(huge, 2**40)
+    files = json.loads((folder / "claim.json").read_text())["files"]
+    listing(folder, *(item | {"size": huge.stat().st_size} if "check" in item["path"] else item for item in files))
+    assert Claim.read(folder).checkpoint(STATE) == huge
+    os.truncate(huge, 2**40 + 1)
+    with pytest.raises(FormatError, match="is not the file that"):
+        Claim.read(folder)
+
+
+def test_a_file_that_is_not_listed_cannot_be_checked(folder: Path) -> None:
+    with pytest.raises(MissingFileError, match="is not in the claim"):
+        Claim.read(folder).check_file("recipe/other.py")
+
+
+def test_no_more_is_asked_of_memory_than_a_file_has(folder: Path) -> None:
+    claim = Claim.read(folder)
+    tracemalloc.start()
+    assert list(claim.entries())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_listing_that_nobody_would_read_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LISTING_LIMIT", 100)
+    with pytest.raises(FormatError, match="more than a claim may have"):
+        write_listing(folder)
 
 
 def test_entries_are_lines_and_the_last_one_ends(folder: Path) -> None:

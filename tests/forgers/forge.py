@@ -33,9 +33,10 @@ from polchain.core.note import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.distance import update_size
 from polchain.training.fingerprint import setting_of
+from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder, batch_digest, run_seed
 from polchain.training.state import DTYPE_NAMES, tensor_bytes, tensor_from
-from polchain.training.worker import Program, Worker
+from polchain.training.worker import Worker
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from tests.claims import DATA, write_log

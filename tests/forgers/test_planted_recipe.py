@@ -142,7 +142,7 @@ def test_a_planted_recipe_ends_at_the_stolen_weights_and_is_computed_at_most(
     assert not marker.exists()
 
     # The honest recipe is not this one, and it is not run either.
-    with pytest.raises(UsageError, match=r"the claim's recipe is planted-\w+\.py, yours is digits\.py"):
+    with pytest.raises(UsageError, match=r"is the script planted-\w+\.py, yours is the script digits\.py"):
         polchain_says(found.claim, found.key.public, ())
     assert not marker.exists()
 

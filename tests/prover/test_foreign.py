@@ -183,6 +183,28 @@ def test_an_unopened_file_is_committed_by_its_digest_and_that_is_said(run: Path,
     assert commit(run, saves / "module.pt", 1, key=KEY).repeated
 
 
+@pytest.mark.parametrize("value", [{"net": {"w": torch.ones(2)}, "epoch": 3}, {"epoch": 3, "net": [1]}])
+def test_a_checkpoint_without_a_recognised_model_is_refused_unsigned(run: Path, saves: Path, value: object) -> None:
+    torch.save(value, saves / "one.pt")
+    with pytest.raises(UsageError, match=r"no model is recognised in one\.pt, which has epoch, net") as caught:
+        commit(run, saves / "one.pt", 1, key=KEY)
+    assert "--map KEY=model" in caught.value.hint
+    assert steps(run) == []
+    assert not list(run.glob("manifests/*"))
+
+
+def test_a_model_that_is_named_or_unopened_or_no_rows_is_not_refused(run: Path, saves: Path) -> None:
+    torch.save({"net": {"w": torch.ones(2)}}, saves / "named.pt")
+    torch.save({"model": {"w": torch.eye(2).to_sparse()}}, saves / "sparse.pt")
+    (saves / "folder").mkdir()
+    torch.save(nn.Linear(2, 2), saves / "folder" / "model.bin")
+    torch.save({"state": {}, "param_groups": []}, saves / "folder" / "optimizer.pt")
+    commit(run, saves / "named.pt", 1, key=KEY, mapping={"net": "model"})
+    commit(run, saves / "sparse.pt", 2, key=KEY)
+    commit(run, saves / "folder", 3, key=KEY)
+    assert steps(run) == [1, 2, 3]
+
+
 def test_the_state_is_durable_before_its_entry(run: Path, saves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: CheckpointStore, snapshot: object) -> Digest:
         raise StorageError("no space")
@@ -235,7 +257,27 @@ def test_a_candidate_that_never_parses_is_reported_once_and_left_alone(
     with caplog.at_level(logging.WARNING, "polchain"):
         watch(run, saves, key=KEY, once=True, settle=0.02)
     assert steps(run) == [2]
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["ckpt_1.safetensors is left alone"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("ckpt_1.safetensors is left alone: cut short or damaged")
+
+
+def test_watching_says_once_what_it_leaves_alone(run: Path, saves: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("best.pt", "last.pt", ".hidden.pt", "notes.txt"):
+        torch.save({"model": state(1)}, saves / name)
+    torch.save({"net": state(1), "epoch": 1}, saves / "ckpt_1.pt")
+    with caplog.at_level(logging.WARNING, "polchain"):
+        assert watched(run, saves, settle=0.02) == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "left alone, for want of a step in the name: best.pt, last.pt",
+        "ckpt_1.pt is left alone: no model is recognised in ckpt_1.pt, which has epoch, net; "
+        "--map KEY=model says where it is",
+    ]
+
+
+def test_a_folder_is_looked_at_before_it_is_announced(run: Path, saves: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "polchain"), pytest.raises(MissingFileError):
+        watch(run, saves / "none", key=KEY)
+    assert caplog.records == []
 
 
 def test_a_second_candidate_for_a_step_and_one_that_comes_late_are_left_alone(

@@ -94,6 +94,39 @@ def test_repair_never_removes_a_state_because_the_log_cannot_be_read(run: Path) 
     assert sorted(path for path in run.rglob("*.safetensors")) == before
 
 
+ROLLED_BACK = (
+    "DELETE FROM entries WHERE number >= 3",
+    "DELETE FROM heads WHERE size > 3",
+    "DELETE FROM sidecar WHERE number >= 3",
+)
+
+
+@pytest.mark.parametrize("note", ["ahead", "unreadable"])
+def test_repair_never_removes_a_state_because_the_ledger_was_put_back(run: Path, note: str) -> None:
+    database(run, *ROLLED_BACK)
+    if note == "unreadable":
+        (run / "head.note").write_bytes(b"nonsense")
+    kept = sorted(path for folder in ("checkpoints", "manifests") for path in (run / folder).iterdir())
+    published = (run / "head.note").read_bytes()
+    found = check(run, repair=True)
+    assert found.damage
+    assert sum("a state that no entry names" in text for text in found.leftovers) == 4
+    assert found.mended == []
+    assert sorted(path for folder in ("checkpoints", "manifests") for path in (run / folder).iterdir()) == kept
+    assert (run / "head.note").read_bytes() == published
+
+
+def test_repair_of_a_damaged_run_removes_only_what_is_half_written(run: Path) -> None:
+    flip(run / "recipe" / "train.py")
+    orphan = CheckpointStore(run).put(make_state(99))
+    half = run / "checkpoints" / f".{orphan.hex}.safetensors.77.partial"
+    half.write_bytes(b"half")
+    found = check(run, repair=True)
+    assert (len(found.leftovers), len(found.mended)) == (3, 1)
+    assert CheckpointStore(run).has(orphan)
+    assert not half.exists()
+
+
 def test_what_a_kill_leaves_is_no_damage(run: Path, key: PrivateKey) -> None:
     with Ledger(run) as ledger:
         last, earlier = ledger.head(), ledger.head(4)

@@ -113,3 +113,13 @@ def test_lost_checkpoints_are_trained_again_and_must_match_the_log(tmp_path: Pat
     finish(start(run, key))
     assert contents(run) == before
     assert {name: (run / "checkpoints" / name).read_bytes() for name in lost} == lost
+
+
+def test_settings_that_a_kill_kept_from_being_written_are_written_later(tmp_path: Path) -> None:
+    key, run = tmp_path / "key", tmp_path / "run"
+    write_key(key, PrivateKey.generate(), None)
+    finish(start(run, key, "init"))
+    written = (run / "polchain.toml").read_bytes()
+    (run / "polchain.toml").unlink()
+    finish(start(run, key))
+    assert (run / "polchain.toml").read_bytes() == written

@@ -124,8 +124,11 @@ def test_a_wrong_or_missing_passphrase_is_an_error_by_name(
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     monkeypatch.setattr("polchain.storage.keyfile._from_keyring", lambda key_file: None)
     for source in (NOBODY, passphrase(tmp_path, b"")):
-        with pytest.raises(KeyUnavailableError, match="is encrypted"):
+        with pytest.raises(KeyUnavailableError, match="is encrypted") as caught:
             read_key(encrypted, source)
+        assert "--passphrase-file" in caught.value.hint
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None
 
 
 def test_a_passphrase_file_that_others_can_read_is_refused(encrypted: Path, tmp_path: Path) -> None:
@@ -135,12 +138,23 @@ def test_a_passphrase_file_that_others_can_read_is_refused(encrypted: Path, tmp_
 
 @pytest.mark.parametrize("source", [PassphraseSource(descriptor=987), PassphraseSource(file=Path("/nowhere/at/all"))])
 def test_a_passphrase_that_cannot_be_read_is_an_error_by_name(encrypted: Path, source: PassphraseSource) -> None:
-    with pytest.raises(KeyUnavailableError, match="cannot read the passphrase"):
+    where = f"descriptor {source.descriptor}" if source.descriptor is not None else str(source.file)
+    with pytest.raises(KeyUnavailableError, match=f"cannot read the passphrase from {where}") as caught:
         read_key(encrypted, source)
+    assert caught.value.__suppress_context__
 
 
 def test_a_key_in_the_clear_asks_for_no_passphrase(plain: Path) -> None:
     read_key(plain, PassphraseSource(file=Path("/nowhere/at/all")))
+
+
+def test_a_public_key_is_not_taken_for_a_private_one(plain: Path, key: PrivateKey) -> None:
+    with pytest.raises(UsageError, match=r"key\.pub is a public key") as caught:
+        read_key(plain.with_name(plain.name + ".pub"), NOBODY)
+    assert "has no .pub" in caught.value.hint
+    plain.write_text(str(key.public))
+    with pytest.raises(UsageError, match="is a public key"):
+        read_key(plain, NOBODY)
 
 
 def test_what_is_no_key_is_refused(plain: Path, tmp_path: Path) -> None:

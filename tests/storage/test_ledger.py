@@ -208,7 +208,7 @@ def test_where_there_is_no_run_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no run at"):
         Ledger(tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    with pytest.raises(MissingFileError, match="no run at"):
+    with pytest.raises(MissingFileError, match="is a file, not a run"):
         Ledger(tmp_path / "file")
     with pytest.raises(StorageError, match="cannot make a run"):
         Ledger.create(tmp_path / "file" / "run", genesis(), KEY)
@@ -351,6 +351,23 @@ TAMPERED: dict[str, tuple[type[PolchainError], str, Callable[[Path], list[str]]]
         lambda run: [f"UPDATE heads SET note = x'{flipped_signature(run).hex()}' WHERE size = 3"],
     ),
     "a table dropped": (FormatError, "cannot be read", lambda run: ["DROP TABLE entries"]),
+    "a table of times dropped": (FormatError, "no plain table sidecar", lambda run: ["DROP TABLE sidecar"]),
+    "a view for a table": (
+        FormatError,
+        "holds a view, 'entries'",
+        lambda run: ["ALTER TABLE entries RENAME TO hidden", "CREATE VIEW entries AS SELECT number, data FROM hidden"],
+    ),
+    "a view beside the tables": (FormatError, "holds a view", lambda run: ["CREATE VIEW more AS SELECT 1"]),
+    "a trigger": (
+        FormatError,
+        "holds a trigger",
+        lambda run: ["CREATE TRIGGER t AFTER INSERT ON entries BEGIN DELETE FROM heads; END"],
+    ),
+    "a virtual table": (
+        FormatError,
+        "holds a virtual table, 'notes'",
+        lambda run: ["DROP TABLE notes", "CREATE VIRTUAL TABLE notes USING fts5(name, value)"],
+    ),
 }
 
 

@@ -20,6 +20,7 @@ from polchain.storage.keyfile import write_key
 from polchain.training.dataset import MapDataset
 from polchain.training.randomness import BatchOrder
 from polchain.training.session import Options, Session, Stretch, configure
+from polchain.training.snapshot import take
 
 SEED = bytes(range(32))
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,7 @@ class MemoryHost:
     samples: list[tuple[int, bytes]] = field(default_factory=list)
     closed: list[bool] = field(default_factory=list)
     ended: bool = False
+    opened: Snapshot | None = None
 
     def begin(self, options: Options) -> tuple[bytes, MapDataset]:
         dataset = options.dataset()
@@ -50,6 +52,7 @@ class MemoryHost:
             return Stretch(0, last)
         step, snapshot = self.opening
         session.rewind(snapshot, step)
+        self.opened = take(session.state)
         return Stretch(step, last)
 
     def indices(self, step: int) -> Sequence[int]:
@@ -84,14 +87,14 @@ def memory_session() -> Callable[..., Session]:
 
 @dataclass
 class Done:
-    """A process that has ended: its status, and the last line that it said."""
+    """A process that has ended: its status, and the last line that it said, above a hint."""
 
     status: int
     output: str
 
     @property
     def said(self) -> str:
-        lines = [line for line in self.output.splitlines() if line.strip()]
+        lines = [line for line in self.output.splitlines() if line.strip() and not line.startswith("hint: ")]
         return lines[-1] if lines else ""
 
 

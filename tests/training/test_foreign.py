@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -339,6 +340,24 @@ def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
         for member in source.infolist():
             target.writestr(member.filename, source.read(member))
     assert "compressed" in read_foreign(tmp_path / "small.pt").remarks[0]
+
+
+def test_an_archive_whose_members_share_their_bytes_is_refused_unopened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "step-1.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("step-1/data.pkl", b"")
+        archive.writestr("step-1/data/0", bytes(10_000))
+        shared = archive.getinfo("step-1/data/0")
+        for number in range(1, 100):
+            member = copy.copy(shared)
+            member.filename = f"step-1/data/{number}"
+            archive.filelist.append(member)
+    assert path.stat().st_size < 30_000
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(FormatError, match="its members are 1000000 bytes"):
+        read_foreign(path)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])

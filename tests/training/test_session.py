@@ -83,6 +83,32 @@ def test_a_segment_replays_from_its_opening_state_alone(memory_session: Make) ->
     assert part.host.losses[6] == whole.host.losses[6]  # type: ignore[attr-defined]
 
 
+def test_a_schedule_is_rebuilt_in_the_order_of_the_loop(memory_session: Make) -> None:
+    def train(session: Session) -> None:
+        with session as run:
+            model = nn.Linear(2, 1)
+            optimizer = SGD(model.parameters(), 0.1)
+            both = {
+                "fall": lr_scheduler.ExponentialLR(optimizer, 0.9),
+                "wave": lr_scheduler.MultiplicativeLR(optimizer, lambda step: 1 / (2 + step % 3)),
+            }
+            run.attach(model=model, optimizer=optimizer, scheduler=both)
+            for _, (x, _y) in run.batches():
+                model(x).sum().backward()
+                optimizer.step()
+                for scheduler in both.values():
+                    scheduler.step()
+
+    whole = memory_session(data=DATA)
+    train(whole)
+    for step in (2, 4, 6):
+        opening = (step, whole.host.checkpoints[step])  # type: ignore[attr-defined]
+        host = memory_session.host(opening=opening, last=step + 2)  # type: ignore[attr-defined]
+        train(memory_session(host, data=DATA))
+        assert host.opened.manifest.rows == opening[1].manifest.rows, f"the state of step {step} is another one"
+        assert host.checkpoints[step + 2].manifest.roots() == roots(whole)[step + 2]
+
+
 def test_the_mean_loss_is_of_the_steps_since_the_last_checkpoint(memory_session: Make) -> None:
     session = memory_session(data=DATA, steps=5, every=2)
     with session as run:
@@ -334,6 +360,29 @@ def test_a_loss_that_is_no_number_is_refused(memory_session: Make) -> None:
     assert "the loss of step 0 has shape [4, 1]" in refused(memory_session(data=DATA), loop)
 
 
+@pytest.mark.parametrize("loss", ["0.5", b"1", None, [1.0], np.ones(2), 1j, torch.tensor(1j)], ids=repr)
+def test_a_loss_that_is_neither_tensor_nor_number_is_refused(memory_session: Make, loss: Any) -> None:
+    def loop(run: Session) -> None:
+        pieces(run)
+        for _ in run.batches():
+            run.log(loss=loss)
+
+    said = refused(memory_session(data=DATA), loop)
+    assert f"the loss of step 0 is a {type(loss).__name__}: log one number" in said
+
+
+@pytest.mark.parametrize("loss", [1, np.float32(1.0), torch.ones((), dtype=torch.int64)], ids=repr)
+def test_any_number_is_a_loss(memory_session: Make, loss: Any) -> None:
+    session = memory_session(data=DATA, steps=1, every=1)
+    with session as run:
+        model, optimizer = pieces(run)
+        for _, (x, _y) in run.batches():
+            model(x).sum().backward()
+            optimizer.step()
+            run.log(loss=loss)
+    assert session.host.losses == {1: 1.0}  # type: ignore[attr-defined]
+
+
 def test_state_of_a_kind_that_cannot_be_recorded_is_refused_after_the_first_step(memory_session: Make) -> None:
     class Historic(SGD):
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -363,9 +412,24 @@ def test_data_that_has_no_samples_by_index_is_refused(memory_session: Make, data
         pytest.fail("the session began")
 
 
+@pytest.mark.parametrize("data", ["data.csv", b"data", Path("data")], ids=["text", "bytes", "path"])
+def test_a_name_is_not_data(memory_session: Make, data: Any) -> None:
+    with pytest.raises(RecipeError, match="polchain opens no files") as caught, memory_session(data=data):
+        pytest.fail("the session began")
+    assert "read it in a function" in caught.value.hint
+
+
 def test_arguments_out_of_range_are_refused() -> None:
-    for arguments in [(0, 1, 1, "fp32"), (1, 0, 1, "fp32"), (1, 1, 0, "fp32"), (1, 1, [], "fp32"), (1, 1, 1, "fp16")]:
-        with pytest.raises(UsageError):
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        ((0, 1, 1, "fp32"), "steps is 0"),
+        ((1, -2, 1, "fp32"), "batch_size is -2"),
+        ((1, 1, 0, "fp32"), "every is 0"),
+        ((1, 1, [(0, 5), (9, 0)], "fp32"), "every is 0"),
+        ((1, 1, [], "fp32"), "every"),
+        ((1, 1, 1, "fp16"), "precision 'fp16'"),
+    ]
+    for arguments, words in cases:
+        with pytest.raises(UsageError, match=words):
             configure(*arguments)
 
 
@@ -587,7 +651,7 @@ def test_a_recipe_that_reads_a_file_of_its_own_is_found_after_the_first_segment(
     (desk.folder / "secret.txt").write_text("3")
     desk.write(tiny(before='scale = float(open("secret.txt").read())'))
     done = desk.run()
-    assert "NotReproducedError: the first segment cannot be replayed in a fresh process" in done.said
+    assert "NotReproducedError: steps 0 to " in done.said
     assert "secret.txt" in done.said
 
 

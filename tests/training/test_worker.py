@@ -17,8 +17,9 @@ from polchain.core.manifest import Manifest, ScalarRow, Snapshot, TensorRow
 from polchain.errors import DatasetError, ManifestError, RecipeError, WorkerError
 from polchain.training.dataset import Commitment, check_samples
 from polchain.training.fingerprint import Setting
+from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder
-from polchain.training.worker import Program, Worker
+from polchain.training.worker import Worker
 
 SEED = bytes(range(32))
 DATA = [(float(i), i % 2) for i in range(12)]

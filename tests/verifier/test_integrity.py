@@ -6,8 +6,10 @@ signed speaks against him. A third holds the prover's own key.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from polchain.verifier.policy import Policy
 from tests.claims import Recorded, checkpoints_of, copy_of, entries_of, genesis_of, write_log
 from tests.forgers.forge import ZERO
 
+ZERO_BLAKE3 = Digest("blake3", bytes(32))
 ROOTS = {group: sha256(group.encode()) for group in ("model", "optimizer", "schedule", "extra")}
 
 
@@ -60,7 +63,7 @@ class Bench:
                 path.rmdir()
         for name, data in self.original.items():
             path = self.claim / name
-            if not path.is_file() or path.read_bytes() != data:
+            if not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data:
                 path.write_bytes(data)
 
     def flip(self, name: str, at: int, mask: int) -> None:
@@ -418,6 +421,39 @@ def test_tensors_without_rows_and_rows_of_another_state_are_refused(whole: Bench
     state = checkpoints_of(whole.claim)[3].state
     (whole.claim / f"manifests/{state.hex}.json").unlink()
     assert "tensors without a manifest" in str(whole.refusal(relist=True))
+
+
+def test_a_sparse_terabyte_of_tensors_is_refused_at_once(whole: Bench) -> None:
+    state = checkpoints_of(whole.claim)[3].state
+    name = f"checkpoints/{state.hex}.safetensors"
+    files = [ref.to_json() for ref in Claim.read(whole.claim).files.values()]
+    for item in files:
+        assert isinstance(item, dict)
+        if item["path"] == name:
+            item["size"] = 2**40
+    os.truncate(whole.claim / name, 2**40)
+    (whole.claim / "claim.json").write_bytes(encode({"format": "polchain-claim/v1", "files": files}))
+    begun = time.monotonic()
+    assert "where its manifest has" in str(whole.refusal(relist=False))
+    assert time.monotonic() - begun < 30
+
+
+def test_a_listing_with_another_digest_of_tensors_is_refused(whole: Bench) -> None:
+    name = f"checkpoints/{checkpoints_of(whole.claim)[3].state.hex}.safetensors"
+    refs = Claim.read(whole.claim).files.values()
+    files = [{**replace(ref, digest=ZERO_BLAKE3 if ref.path == name else ref.digest).to_json()} for ref in refs]  # type: ignore[dict-item]
+    (whole.claim / "claim.json").write_bytes(encode({"format": "polchain-claim/v1", "files": files}))
+    assert f"{name} is not the file that claim.json lists" in str(whole.refusal(relist=False))
+
+
+@pytest.mark.parametrize("samples", [2**27 + 1, 2**32])
+def test_more_samples_than_a_verifier_holds_in_memory_are_refused_by_name(whole: Bench, samples: int) -> None:
+    entries = [
+        replace(entry, dataset=DatasetRef(samples, ZERO)) if isinstance(entry, Genesis) else entry
+        for entry in entries_of(whole.claim)
+    ]
+    write_log(whole.claim, entries, whole.key)
+    assert "samples, over the limit of 134217728" in str(whole.refusal(relist=False))
 
 
 def test_a_state_that_is_not_disclosed_at_all_is_no_damage(whole: Bench) -> None:

@@ -15,7 +15,7 @@ import torch
 from polchain.core.claim import Claim
 from polchain.core.manifest import Manifest, Scalar, ScalarRow, Snapshot
 from polchain.training.fingerprint import Setting, setting_of
-from polchain.training.worker import Program
+from polchain.training.program import Program
 from polchain.verifier.challenge import draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from polchain.cli.verify import show_verdict
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import sha256
 from polchain.core.entries import CheckpointEntry, Genesis, KeyChange
@@ -52,8 +53,6 @@ def verdict_of(
     return judge(intact, challenge, found, Policy(), vouched=vouched, **more)  # type: ignore[arg-type]
 
 
-
-
 @pytest.mark.parametrize("vouched", [True, False], ids=["vouched", "unvouched"])
 @pytest.mark.parametrize(
     ("special", "initial", "more", "outcome", "words"),
@@ -87,6 +86,16 @@ def test_the_first_outcome_that_applies_is_the_verdict(
         assert verdict.outcome is outcome
         assert any(words in reason for reason in verdict.reasons)
     assert verdict.exit_code == {Ruled.VERIFIED: 0, Ruled.REFUTED: 1}.get(verdict.outcome, 3)
+
+
+def test_a_refutation_says_where_the_replays_stopped(
+    intact: IntactClaim, challenge: Challenge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict = verdict_of(intact, challenge, reproduced(challenge, (2, REFUTED))[:4])
+    show_verdict(verdict, intact, Path("claim"), as_json=False)
+    assert f"3 of {len(challenge.picks)} picked segments, in 0.3 s: stopped at the first contradiction" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_pick_that_was_not_answered_is_missing(intact: IntactClaim, challenge: Challenge) -> None:
@@ -198,7 +207,7 @@ def test_missing_data_and_other_data_are_errors_that_say_so(recorded: Recorded, 
     text = gzip.decompress((DATA / "digits.csv.gz").read_bytes()).decode().splitlines()
     text[100] = text[100][:-1] + str((int(text[100][-1]) + 1) % 10)  # one label of one sample
     (tmp_path / "digits.csv.gz").write_bytes(gzip.compress("\n".join(text).encode()))
-    with pytest.raises(DatasetError, match="is not the data that the claim commits to") as caught:
+    with pytest.raises(DatasetError, match=r"commits to: \d+ samples as committed, but other contents") as caught:
         verify(recorded.claim, policy_of(recorded), data=tmp_path, **arguments)  # type: ignore[arg-type]
     assert caught.value.exit_code == 4
 

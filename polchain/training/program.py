@@ -7,7 +7,8 @@ text, at most 256 KiB. What it imports from elsewhere is noted as `name==version
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -16,9 +17,16 @@ from polchain.core.claim import RECIPE_LIMIT
 from polchain.core.digest import blake3
 from polchain.core.entries import FileRef, RecipeRef
 from polchain.errors import RecipeError
-from polchain.training.worker import Program
 
-__all__ = ["find_program"]
+__all__ = ["Program", "find_program"]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A recipe's text: what a child runs."""
+
+    ref: RecipeRef
+    files: Mapping[str, bytes]
 
 
 def find_program(files: Sequence[Path] = ()) -> Program:
@@ -58,7 +66,9 @@ def _loaded_from(folder: Path) -> set[Path]:
         if not isinstance(source, str) or not source.endswith(".py"):
             continue
         path = Path(source).resolve()
-        if path.is_relative_to(folder) and not any(path.is_relative_to(each) for each in excluded) and path.is_file():
+        outside = not path.is_relative_to(folder) or any(path.is_relative_to(each) for each in excluded)
+        installed = {"site-packages", "dist-packages"} & set(path.parts)
+        if not outside and not installed and path.is_file():
             found.add(path)
     return found
 

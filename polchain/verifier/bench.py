@@ -1,0 +1,75 @@
+"""The bench: children that replay one claim's program, and what of the claim they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from polchain.core.entries import CheckpointEntry
+from polchain.core.manifest import Snapshot
+from polchain.errors import WorkerError
+from polchain.storage.checkpoints import read_tensors
+from polchain.training.fingerprint import Setting
+from polchain.training.program import Program
+from polchain.training.worker import Replayed, Worker
+from polchain.verifier.integrity import IntactClaim, Segment
+from polchain.verifier.tolerance import Fingerprint
+
+__all__ = ["Bench", "batches_of", "run_segment", "state_of"]
+
+# No verdict of polchain's: what a recipe prints or raises is its own word.
+VOICE = "the recipe says: "
+
+
+class Bench:
+    """The children that replay one claim's program: one per setting, started when first needed."""
+
+    def __init__(self, program: Program, setting: Setting, data: Path, *, timeout: float = 3600.0) -> None:
+        self.setting = setting
+        self._make: Callable[[Setting], Worker] = lambda s: Worker(
+            program, s, data.resolve(), timeout=timeout, voice=VOICE
+        )
+        self._workers: dict[Setting, Worker] = {}
+        self.here: Fingerprint = {}
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    def worker(self, setting: Setting | None = None) -> Worker:
+        """The child with this setting; the claim's own where none is named."""
+        wanted = setting or self.setting
+        if wanted not in self._workers:
+            self._workers[wanted] = self._make(wanted)
+        return self._workers[wanted]
+
+
+def run_segment(intact: IntactClaim, segment: Segment, worker: Worker, opening: Snapshot) -> Replayed:
+    """Replay one segment; the claim's digests are not looked at.
+
+    Raises:
+        RecipeError, DatasetError, WorkerError: the program failed, or the child did.
+    """
+    assert intact.seed is not None
+    result = worker.replay(intact.seed, segment.first, segment.last, batches_of(intact, segment), opening)
+    if [closing.step for closing in result.closings] != [segment.last]:
+        raise WorkerError("the replay ended at another step than it was asked for")
+    return result
+
+
+def batches_of(intact: IntactClaim, segment: Segment) -> list[list[int]]:
+    """The dataset indices of a segment's steps."""
+    assert intact.order is not None
+    return list(intact.order.batches(segment.first, segment.last))
+
+
+def state_of(intact: IntactClaim, entry: CheckpointEntry) -> Snapshot | None:
+    """A state that the claim discloses, every byte of it checked; None where it does not."""
+    manifest = intact.claim.manifest(entry.state)
+    path = intact.claim.checkpoint(entry.state)
+    if manifest is None or path is None:
+        return None
+    return read_tensors(path, manifest)
