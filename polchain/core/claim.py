@@ -50,7 +50,7 @@ CHECKPOINTS = re.compile(r"checkpoints/[0-9a-f]{64}\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim as it was read: every listed file is there and is the listed one (tensors: see `check_file`), no other is.
+    """A claim as it was read: every listed file is there and is the listed one (tensors: `check_file`), no other is.
 
     What its contents mean is `verifier.integrity`'s to say.
     """
