@@ -65,7 +65,7 @@ class Timestamp:
         source: whose time, in words: "sepolia block 7412331".
         time: seconds since 1970, UTC; the target existed no later than this.
         margin: how far the source may be off, in seconds.
-        status: `final`, or `unchecked` where the evidence fits together but nobody vouched for the block; never pending.
+        status: `final`, or `unchecked` where the evidence fits together but nobody vouched for it; never pending.
         weak: why it counts for less (a testnet, a single RPC), in words.
     """
 
