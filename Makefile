@@ -5,11 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-dev
 
+# solc-js compiles the contract, forge tests it, anvil is the tests' real node. Without them those tests are skipped.
+NODE_TOOLS := contracts/node_modules/.stamp
+FOUNDRY := 1.7.1
+export PATH := $(CURDIR)/contracts/node_modules/.bin:$(PATH)
+
 # Test workers share the cores: a thread that spins while it waits starves the others.
 export GOMP_SPINCOUNT ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gpu bench clean
+.PHONY: help setup demo test contract gpu bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,16 +39,27 @@ test: setup ## lint, types, layers and all tests (under 12 minutes on two cores)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
 
+contract: $(NODE_TOOLS) ## compile the contract, fail on any difference, and run its own tests (needs node)
+	cd contracts && node compile.mjs --check
+	cd contracts && forge test
+
+# The native binaries, after `npm ci`, which removes them; in package.json they would break it on other platforms.
+$(NODE_TOOLS): contracts/package-lock.json
+	cd contracts && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd contracts && platform=$$(node -p "process.platform + '-' + process.arch.replace('x64', 'amd64')") && \
+	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
+	@foundry-rs/anvil-$$platform@$(FOUNDRY) @foundry-rs/forge-$$platform@$(FOUNDRY)
+	@touch $@
+
 gpu: setup ## the tests that need a CUDA device
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	then $(BIN)/pytest -m gpu; \
 	else echo "no CUDA device here: no GPU test was run"; fi
 
-bench: setup ## measure, and print a table
-	@if test -f benchmarks/speed.py; \
-	then $(BIN)/python -m benchmarks.speed; \
-	else echo "no benchmark is written yet: speed, storage and detection are to come"; fi
+bench: setup ## measure, and print tables
+	@for name in speed gas; do \
+	if test -f benchmarks/$$name.py; then $(BIN)/python -m benchmarks.$$name || exit 1; fi; done
 
 clean: ## remove caches and builds; keep .venv and runs
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist contracts/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@
     │   ├── ChainError             entries out of order, or not linked
     │   ├── ManifestError          tensors, manifest and entry disagree
     │   ├── ConflictError          another digest is already committed at that step
+    │   ├── AnchorError            evidence of time that is false, or of something else
     │   └── RolledBackError        the ledger is older than a head it has signed
     ├── UnavailableError        4  evidence or a service is missing
     │   ├── MissingFileError       a listed file is not there
@@ -23,6 +24,7 @@
     │   ├── WorkerError            the process that replays died, stalled or talked nonsense
     │   ├── KeyUnavailableError    no key, no passphrase, or the wrong one
     │   ├── StorageError           the disk refused
+    │   ├── AnchorUnavailableError the source of time cannot be reached, or refuses
     │   ├── RunLockedError         another process is writing to this run
     │   └── NotEnoughMemoryError   this machine has not enough memory for it
     └── (anything else)         70 a bug in polchain
@@ -35,6 +37,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AnchorError",
+    "AnchorUnavailableError",
     "ChainError",
     "CheckpointMissingError",
     "ConflictError",
@@ -132,6 +136,10 @@ class ConflictError(EvidenceError):
     """Another digest is already committed at that step."""
 
 
+class AnchorError(EvidenceError):
+    """Evidence of time that is false, or of something else."""
+
+
 class RolledBackError(EvidenceError):
     """The ledger is older than a head it has signed."""
 
@@ -172,6 +180,10 @@ class KeyUnavailableError(UnavailableError):
 
 class StorageError(UnavailableError):
     """The disk refused."""
+
+
+class AnchorUnavailableError(UnavailableError):
+    """The source of time cannot be reached, or refuses."""
 
 
 class RunLockedError(UnavailableError):

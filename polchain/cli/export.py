@@ -30,7 +30,7 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """write the claim: everything that a verifier needs, in one folder."""
+    """write the claim: all that a verifier needs, in one folder."""
     from polchain.prover.export import export as write_claim
     from polchain.prover.status import failed_check
     from polchain.storage.ledger import find_run
