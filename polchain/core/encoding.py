@@ -21,6 +21,8 @@ from __future__ import annotations
 import builtins
 import json
 import math
+import re
+from itertools import accumulate
 from typing import Final, NoReturn, TypeAlias
 
 from polchain.errors import FormatError
@@ -34,6 +36,10 @@ MAX_DEPTH: Final = 32
 
 # The digits of MAX_INTEGER and a sign. `int()` of a longer run of digits is quadratic, so it is never called.
 _MAX_DIGITS: Final = 17
+
+_STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKET: Final = re.compile(r"[^\[\]{}]+")
+_TURN: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def encode(value: JSON) -> bytes:
@@ -57,6 +63,7 @@ def decode(data: bytes, *, limit: int, what: str) -> JSON:
         raise FormatError(f"{what}: {len(data)} bytes, the limit is {limit}")
     try:
         text = bytes(data).decode("utf-8")
+        _check_nesting(text)
         value: JSON = json.loads(
             text,
             object_pairs_hook=_object,
@@ -68,8 +75,6 @@ def decode(data: bytes, *, limit: int, what: str) -> JSON:
         raise FormatError(f"{what}: {error}") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"{what}: not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise FormatError(f"{what}: more than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise FormatError(f"{what}: not JSON: {error}") from None
     if _encode(value, what) != data:
@@ -87,6 +92,15 @@ def hex_float(x: float) -> str:
         raise FormatError(f"{x} is not a finite number")
     # float() first: a subclass such as numpy.float64 may format itself.
     return float(x).hex()
+
+
+def _check_nesting(text: str) -> None:
+    """Refuse deep nesting before the parser sees it: where the recursion limit was raised, it overflows the stack."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    brackets = _NO_BRACKET.sub("", _STRING.sub("", text))
+    if max(accumulate(map(_TURN.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise FormatError(f"more than {MAX_DEPTH} levels")
 
 
 class Fields:

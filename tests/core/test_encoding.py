@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +283,19 @@ def sort(value: JSON) -> JSON:
     if isinstance(value, dict):
         return {key: sort(value[key]) for key in sorted(value)}
     return [sort(item) for item in value] if isinstance(value, list) else value
+
+
+def test_deep_nesting_is_refused_where_somebody_raised_the_recursion_limit() -> None:
+    # Some libraries do so when they are imported; the parser would then overflow the stack and end the process.
+    program = (
+        "import sys; sys.setrecursionlimit(10**6)\n"
+        "from polchain.core.encoding import decode\n"
+        "from polchain.errors import FormatError\n"
+        "for data in (b'[' * 200_000, b'{\"a\":' * 200_000, b'[\"]]]]\",' * 200_000):\n"
+        "    try: decode(data, limit=2**30, what='x')\n"
+        "    except FormatError as error: assert '32 levels' in str(error), error\n"
+        "    else: sys.exit('was read')\n"
+        "assert decode(b'[\"' + b'[' * 99 + b'\\\\\"' + b'{' * 99 + b'\"]', limit=999, what='x')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
