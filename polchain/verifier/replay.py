@@ -106,7 +106,7 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
         return Reproduction(None, Outcome.INCONCLUSIVE, math.nan, 0.0, f"the initial state could not be built: {error}")
     if built.manifest.roots() == entry.roots:
         return Reproduction(None, Outcome.EXACT, 0.0, 0.0)
-    planted = _plantedstate_of(intact, built)
+    planted = _planted_state(intact, built)
     if planted:
         return Reproduction(None, Outcome.REFUTED, math.nan, 0.0, planted)
     state = state_of(intact, entry)
@@ -130,7 +130,7 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
     return Reproduction(None, Outcome.INCONCLUSIVE, gap, 0.0, f"the initial state is not regenerated: {row} differs")
 
 
-def _plantedstate_of(intact: IntactClaim, built: Snapshot) -> str:
+def _planted_state(intact: IntactClaim, built: Snapshot) -> str:
     """What the claim's optimizer holds at step 0 where the recipe's new one holds nothing, in words; else empty."""
     claimed = intact.claim.manifest(intact.checkpoints[0].state)
     if claimed is None or intact.genesis.parent is not None or built.manifest.group("optimizer"):
