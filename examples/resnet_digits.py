@@ -118,6 +118,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=ResNetDigits.steps)
     parser.add_argument("--every", type=int, default=ResNetDigits.every, help="steps from one checkpoint to the next")
     parser.add_argument("--batch-size", type=int, default=ResNetDigits.batch_size)
+    parser.add_argument("--workers", type=int, default=ResNetDigits.workers, help="loader processes")
     args = parser.parse_args()
-    recipe = ResNetDigits(steps=args.steps, every=args.every, batch_size=args.batch_size)
+    recipe = ResNetDigits(steps=args.steps, every=args.every, batch_size=args.batch_size, workers=args.workers)
     polchain.train(recipe, "runs/resnet-digits")

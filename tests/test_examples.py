@@ -26,7 +26,8 @@ def weights(run: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        ("resnet_digits.py", ["--steps", "12", "--every", "4"]),
+        ("resnet_digits.py", ["--steps", "12", "--every", "4", "--workers", "0"]),
+        ("resnet_digits.py", ["--steps", "12", "--every", "4", "--workers", "2"]),
         ("gpt_shakespeare.py", ["--steps", "12", "--every", "4", "--workers", "0"]),
         ("gpt_shakespeare.py", ["--steps", "12", "--every", "4", "--workers", "2"]),
     ],
