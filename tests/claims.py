@@ -22,13 +22,13 @@ from polchain.core.entries import (
     CheckpointEntry,
     Entry,
     Final,
-    Genesis,
     chain_base,
     encode_entry,
     extend_chain,
     leaf_data,
     parse_entry,
 )
+from polchain.core.genesis import Genesis
 from polchain.core.merkle import Frontier, leaf_hash
 from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
 from polchain.prover.export import export

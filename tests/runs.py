@@ -3,19 +3,8 @@
 from pathlib import Path
 
 from polchain.core.digest import Digest, blake3
-from polchain.core.entries import (
-    CheckpointEntry,
-    Configuration,
-    DatasetRef,
-    FileRef,
-    Final,
-    Genesis,
-    RecipeRef,
-    Start,
-    Update,
-    chain_base,
-    extend_chain,
-)
+from polchain.core.entries import CheckpointEntry, Final, Start, Update, chain_base, extend_chain
+from polchain.core.genesis import Configuration, DatasetRef, FileRef, Genesis, RecipeRef
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.note import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore

@@ -20,8 +20,6 @@ from polchain.core.note import TreeHead
 
 __all__ = ["Anchor", "Receipt", "Status", "Target", "Timestamp", "target_of"]
 
-RECEIPT_LIMIT = 1024 * 1024
-
 Status = Literal["pending", "final", "unchecked"]
 
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from polchain.anchors.base import RECEIPT_LIMIT, Receipt, Status, Target
+from polchain.anchors.base import Receipt, Status, Target
 from polchain.anchors.batch import Membership, check_membership
+from polchain.core.claim import RECEIPT_LIMIT
 from polchain.core.encoding import Fields, decode, encode
 from polchain.errors import FormatError, MissingFileError, StorageError
 
@@ -116,7 +117,7 @@ def write_receipt(path: Path, filed: FiledReceipt) -> None:
         FormatError: see `FiledReceipt.encode`.
     """
     data = filed.encode()
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

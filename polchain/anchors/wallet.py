@@ -61,6 +61,9 @@ class Wallet(Protocol):
     def sign(self, transaction: Unsigned) -> bytes:
         """The transaction, signed, raw."""
 
+    def sign_typed(self, data: Mapping[str, Any]) -> bytes:
+        """The signature of structured data (EIP-712): r, s, v; 65 bytes."""
+
 
 class Key:
     """A private key in this process."""
@@ -78,6 +81,10 @@ class Key:
     def sign(self, transaction: Unsigned) -> bytes:
         """The transaction, signed, raw."""
         return bytes(self._account.sign_transaction(transaction.fields()).raw_transaction)
+
+    def sign_typed(self, data: Mapping[str, Any]) -> bytes:
+        """The signature of structured data."""
+        return bytes(self._account.sign_typed_data(full_message=dict(data)).signature)
 
 
 def open_keystore(path: Path, passphrase: bytes) -> Key:
@@ -125,6 +132,14 @@ class NodeAccount:
             return raw_bytes(answer["raw"] if isinstance(answer, Mapping) else answer)
         except (KeyError, ValueError) as error:
             raise AnchorUnavailableError(f"{self._chain.name} answers eth_signTransaction with nonsense") from error
+
+    def sign_typed(self, data: Mapping[str, Any]) -> bytes:
+        """Ask for a signature; a person may have to agree to it."""
+        answer = self._chain.ask("eth_signTypedData_v4", f"0x{self._address.hex()}", dict(data))
+        try:
+            return raw_bytes(answer)
+        except ValueError as error:
+            raise AnchorUnavailableError(f"{self._chain.name} answers eth_signTypedData_v4 with nonsense") from error
 
 
 def sign(wallet: Wallet, transaction: Unsigned) -> bytes:

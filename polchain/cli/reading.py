@@ -9,7 +9,8 @@ from pathlib import Path
 
 from polchain.core.claim import LISTING, Claim
 from polchain.core.digest import Digest
-from polchain.core.entries import Entry, Genesis, leaf_data, parse_entry
+from polchain.core.entries import Entry, leaf_data, parse_entry
+from polchain.core.genesis import Genesis
 from polchain.core.manifest import Manifest
 from polchain.core.merkle import leaf_hash, root
 from polchain.core.note import TreeHead, open_head, origin_of

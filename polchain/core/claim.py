@@ -3,6 +3,9 @@
     claim.json                      canonical JSON: {"format": "polchain-claim/v1", "files": [{path, size, digest}...]}
     entries.jsonl                   the log: one entry a line, each line ended by a newline
     heads/last.note                 the signed head over all of it
+    heads/<size>.note               the heads that were anchored
+    anchors/<size>-<source>.json    the receipts of those heads (`anchors.receipts`)
+    anchors/beacon.json             the block whose hash the seed comes from (`anchors.beacon`)
     recipe/<path>                   the recipe's files
     manifests/<state>.json          rows of the states that the log commits to
     checkpoints/<state>.safetensors tensors of the disclosed states
@@ -26,26 +29,33 @@ from types import MappingProxyType
 
 from polchain.core.digest import Digest, blake3
 from polchain.core.encoding import Fields, decode, encode
-from polchain.core.entries import ENTRY_LIMIT, FileRef
+from polchain.core.entries import ENTRY_LIMIT
+from polchain.core.genesis import FileRef
 from polchain.core.manifest import MANIFEST_LIMIT, Manifest
-from polchain.errors import FormatError, ManifestError, MissingFileError
+from polchain.errors import FormatError, ManifestError, MissingFileError, UsageError
 
-__all__ = ["Claim", "hash_file", "list_files", "write_listing"]
+__all__ = ["Claim", "hash_file", "head_name", "list_files", "receipt_name", "write_listing"]
 
 FORMAT = "polchain-claim/v1"
 LISTING = "claim.json"
 ENTRIES = "entries.jsonl"
 HEAD = "heads/last.note"
+BEACON = "anchors/beacon.json"
 
 LISTING_LIMIT = 32 * 1024 * 1024
 ENTRIES_LIMIT = 4 * 1024**3
 HEAD_LIMIT = 65_536
+RECEIPT_LIMIT = 1024 * 1024
 RECIPE_LIMIT = 256 * 1024
 MAX_FILES = 1_000_000
 MAX_ENTRIES = 16_000_000
+MAX_RECEIPTS = 10_000
 
 MANIFESTS = re.compile(r"manifests/[0-9a-f]{64}\.json")
 CHECKPOINTS = re.compile(r"checkpoints/[0-9a-f]{64}\.safetensors")
+HEADS = re.compile(r"heads/([1-9][0-9]{0,11})\.note")
+RECEIPTS = re.compile(r"anchors/([1-9][0-9]{0,11})-([a-z0-9]+(?:-[a-z0-9]+)*)\.json")
+MAX_SOURCE = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,20 @@ class Claim:
         """The last signed head, as bytes."""
         return _read(self.path, HEAD, HEAD_LIMIT)
 
+    def heads(self) -> dict[int, bytes]:
+        """The anchored heads by the size that their names give, smallest first."""
+        found = {int(match[1]): name for name in self.files if (match := HEADS.fullmatch(name))}
+        return {size: _read(self.path, found[size], HEAD_LIMIT) for size in sorted(found)}
+
+    def receipts(self) -> Iterator[tuple[str, int, bytes]]:
+        """The receipts: name, the size of the head that the name gives, bytes; by rising size."""
+        found = sorted((int(match[1]), name) for name in self.files if (match := RECEIPTS.fullmatch(name)))
+        return ((name, size, _read(self.path, name, RECEIPT_LIMIT)) for size, name in found)
+
+    def beacon(self) -> bytes | None:
+        """The beacon's evidence, as bytes; None where there is none."""
+        return _read(self.path, BEACON, RECEIPT_LIMIT) if BEACON in self.files else None
+
     def recipe(self) -> dict[str, bytes]:
         """The recipe's files by relative path.
 
@@ -160,6 +184,23 @@ def manifest_name(state: Digest) -> str:
 def checkpoint_name(state: Digest) -> str:
     """Where a claim or a run keeps the tensors of a state."""
     return f"checkpoints/{state.hex}.safetensors"
+
+
+def head_name(size: int) -> str:
+    """Where a claim or a run keeps an anchored head."""
+    return f"heads/{size}.note"
+
+
+def receipt_name(size: int, source: str) -> str:
+    """Where a claim or a run keeps the receipt of a head from a source: lower-case words and digits, with hyphens.
+
+    Raises:
+        UsageError: a source that is named otherwise.
+    """
+    name = f"anchors/{size}-{source}.json"
+    if RECEIPTS.fullmatch(name) is None or len(source) > MAX_SOURCE:
+        raise UsageError(f"a receipt from {source[:MAX_SOURCE]!a} has no place in a claim")
+    return name
 
 
 def hash_file(path: Path) -> Digest:
@@ -212,7 +253,7 @@ def _read(root: Path, name: str, limit: int) -> bytes:
 
 def _check_limits(refs: Sequence[FileRef]) -> None:
     """Refuse names that no claim has, and sizes over the limit of their kind, before anything is hashed."""
-    recipe = 0
+    recipe = receipts = 0
     for ref in refs:
         limit = None
         if ref.path.startswith("recipe/"):
@@ -221,10 +262,17 @@ def _check_limits(refs: Sequence[FileRef]) -> None:
             limit = ENTRIES_LIMIT if ref.path == ENTRIES else HEAD_LIMIT
         elif MANIFESTS.fullmatch(ref.path):
             limit = MANIFEST_LIMIT
+        elif HEADS.fullmatch(ref.path):
+            limit = HEAD_LIMIT
+        elif ref.path == BEACON or (RECEIPTS.fullmatch(ref.path) and len(ref.path) <= MAX_SOURCE + 32):
+            receipts += 1
+            limit = RECEIPT_LIMIT
         elif not CHECKPOINTS.fullmatch(ref.path):
             raise FormatError(f"{LISTING}: {ref.path!a} is no file of a claim")
         if limit is not None and ref.size > limit:
             raise FormatError(f"{LISTING}: {ref.path} is {ref.size} bytes, over the limit of {limit}")
+    if receipts > MAX_RECEIPTS:
+        raise FormatError(f"{LISTING}: {receipts} receipts, over the limit of {MAX_RECEIPTS}")
     if recipe > RECIPE_LIMIT:
         raise FormatError(
             f"{LISTING}: the recipe is {recipe} bytes, over the limit of {RECIPE_LIMIT}",

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from polchain.core.claim import ENTRIES, HEAD, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import Digest, blake3
-from polchain.core.entries import CheckpointEntry, Genesis, parse_entry
+from polchain.core.entries import CheckpointEntry, parse_entry
+from polchain.core.genesis import Genesis
 from polchain.core.note import PublicKey
 from polchain.errors import (
     CheckpointMissingError,

@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from polchain.core.entries import CheckpointEntry, Final, Genesis, Update, chain_base, extend_chain, parse_entry
+from polchain.core.entries import CheckpointEntry, Final, Update, chain_base, extend_chain, parse_entry
+from polchain.core.genesis import Genesis
 from polchain.core.manifest import Snapshot
 from polchain.core.note import PrivateKey, TreeHead, open_head
 from polchain.errors import (

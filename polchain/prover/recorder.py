@@ -20,8 +20,6 @@ from polchain.core import merkle
 from polchain.core.entries import (
     CheckpointEntry,
     Final,
-    Genesis,
-    RecipeRef,
     Start,
     chain_base,
     encode_entry,
@@ -29,6 +27,7 @@ from polchain.core.entries import (
     leaf_data,
     parse_entry,
 )
+from polchain.core.genesis import Genesis, RecipeRef
 from polchain.core.manifest import Snapshot, check_manifest
 from polchain.errors import (
     CheckpointMissingError,

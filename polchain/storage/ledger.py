@@ -25,7 +25,8 @@ import sqlite_utils
 
 from polchain.core.claim import LISTING
 from polchain.core.digest import Digest
-from polchain.core.entries import Entry, Genesis, encode_entry, leaf_data, parse_entry
+from polchain.core.entries import Entry, encode_entry, leaf_data, parse_entry
+from polchain.core.genesis import Genesis
 from polchain.core.merkle import Frontier, leaf_hash
 from polchain.core.note import PrivateKey, TreeHead, open_head, origin_of, sign_head
 from polchain.errors import (

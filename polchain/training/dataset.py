@@ -24,7 +24,7 @@ import numpy as np
 
 from polchain.core import merkle
 from polchain.core.digest import Digest, tag
-from polchain.core.entries import DatasetRef
+from polchain.core.genesis import DatasetRef
 from polchain.core.manifest import MAX_INT
 from polchain.errors import DatasetError, FormatError, PolchainError, RecipeError
 from polchain.training.state import dtype_name, tensor_bytes, tensor_from

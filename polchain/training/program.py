@@ -15,7 +15,7 @@ from pathlib import Path
 import polchain
 from polchain.core.claim import RECIPE_LIMIT
 from polchain.core.digest import blake3
-from polchain.core.entries import FileRef, RecipeRef
+from polchain.core.genesis import FileRef, RecipeRef
 from polchain.errors import RecipeError
 
 __all__ = ["Program", "find_program"]

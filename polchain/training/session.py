@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from polchain.core.entries import PRECISIONS, Configuration
+from polchain.core.genesis import PRECISIONS, Configuration
 from polchain.core.manifest import Snapshot
 from polchain.errors import RecipeError, UnavailableError, UsageError
 from polchain.training.batches import Augment, BatchMaker, Collate, iterate

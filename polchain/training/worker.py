@@ -25,7 +25,7 @@ from types import TracebackType
 
 import polchain.errors as errors
 from polchain.core.encoding import JSON, Fields
-from polchain.core.entries import Configuration, RecipeRef
+from polchain.core.genesis import Configuration, RecipeRef
 from polchain.core.manifest import Manifest, Snapshot
 from polchain.errors import DatasetError, FormatError, PolchainError, RecipeError, WorkerError
 from polchain.training.fingerprint import Setting

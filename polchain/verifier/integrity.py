@@ -21,7 +21,6 @@ from polchain.core.claim import ENTRIES, HEAD, Claim, checkpoint_name, manifest_
 from polchain.core.entries import (
     CheckpointEntry,
     Entry,
-    Genesis,
     KeyChange,
     Start,
     chain_base,
@@ -29,9 +28,8 @@ from polchain.core.entries import (
     leaf_data,
     parse_entry,
 )
-from polchain.core.entries import (
-    Final as FinalEntry,
-)
+from polchain.core.entries import Final as FinalEntry
+from polchain.core.genesis import Genesis
 from polchain.core.manifest import FileRow, check_manifest
 from polchain.core.note import TreeHead, open_head, origin_of
 from polchain.errors import ChainError, FormatError, KeyMismatchError, UsageError

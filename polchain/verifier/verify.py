@@ -14,7 +14,8 @@ from pathlib import Path
 from polchain.core import merkle
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest
-from polchain.core.entries import Configuration, Start
+from polchain.core.entries import Start
+from polchain.core.genesis import Configuration
 from polchain.errors import DatasetError, PolchainError, UsageError, WorkerError
 from polchain.training.fingerprint import differences, setting_of
 from polchain.training.program import Program

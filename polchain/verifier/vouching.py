@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from polchain.core.entries import RecipeRef
+from polchain.core.genesis import RecipeRef
 from polchain.errors import RecipeError, UsageError
 from polchain.verifier.bench import Bench
 from polchain.verifier.integrity import IntactClaim

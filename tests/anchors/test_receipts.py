@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polchain.anchors.base import RECEIPT_LIMIT, Receipt, Target
+from polchain.anchors.base import Receipt, Target
 from polchain.anchors.batch import make_batch
 from polchain.anchors.receipts import FORMAT, FiledReceipt, read_receipt, write_receipt
+from polchain.core.claim import RECEIPT_LIMIT
 from polchain.core.encoding import MAX_INTEGER, encode
 from polchain.errors import FormatError, InclusionError, MissingFileError, StorageError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from polchain.core.claim import checkpoint_name
-from polchain.core.entries import Genesis, encode_entry, leaf_data, parse_entry
+from polchain.core.entries import encode_entry, leaf_data, parse_entry
+from polchain.core.genesis import Genesis
 from polchain.core.merkle import check_inclusion
 from polchain.core.note import PrivateKey
 from polchain.prover.export import export

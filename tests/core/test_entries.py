@@ -11,21 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polchain.core import merkle
+from polchain.core.binding import Binding
 from polchain.core.digest import Digest, sha256, tag
 from polchain.core.encoding import encode
 from polchain.core.entries import (
     ENTRY_LIMIT,
-    PRECISIONS,
     SEED_SOURCES,
+    BeaconRef,
     CheckpointEntry,
-    Configuration,
-    DatasetRef,
     Entry,
-    FileRef,
     Final,
-    Genesis,
     KeyChange,
-    RecipeRef,
     Start,
     Update,
     chain_base,
@@ -33,8 +29,8 @@ from polchain.core.entries import (
     extend_chain,
     leaf_data,
     parse_entry,
-    safe_path,
 )
+from polchain.core.genesis import PRECISIONS, Configuration, DatasetRef, FileRef, Genesis, RecipeRef, safe_path
 from polchain.core.manifest import GROUPS
 from polchain.core.note import PrivateKey
 from polchain.errors import EvidenceError, FormatError
@@ -75,8 +71,21 @@ configurations = st.builds(
 )
 datasets = st.builds(DatasetRef, st.integers(1, 2**40), digest())
 owned = st.fixed_dictionaries({"recipe": recipes(), "dataset": datasets, "configuration": configurations})
+bindings = st.builds(
+    Binding,
+    st.binary(min_size=20, max_size=20),
+    st.binary(min_size=64, max_size=64),
+    st.binary(min_size=65, max_size=65),
+)
 optional = st.fixed_dictionaries(
-    {}, optional={"recovery": keys, "task": digest("blake3"), "parent": digest(), "prev": digest()}
+    {},
+    optional={
+        "recovery": keys,
+        "ethereum": bindings,
+        "task": digest("blake3"),
+        "parent": digest(),
+        "prev": digest(),
+    },
 )
 geneses = st.builds(
     lambda run_id, key, parts, more: Genesis(run_id=run_id, key=key, **parts, **more),
@@ -98,12 +107,19 @@ checkpoints = st.builds(
     st.none() | st.builds(Update, positive, positive),
     losses,
 )
+fingerprints = st.dictionaries(
+    st.text("abc", max_size=4), st.text(max_size=9) | st.integers(-9, 9) | st.booleans(), max_size=4
+)
+beacons = st.builds(BeaconRef, st.integers(1, 2**53 - 1), st.text(max_size=9), st.integers(0, 2**53 - 1))
+seeds = st.sampled_from([source for source in SEED_SOURCES if source != "beacon"]).flatmap(
+    lambda source: st.tuples(st.just(source), st.none())
+) | st.tuples(st.just("beacon"), beacons)
 starts = st.builds(
-    Start,
+    lambda prev, seed, value, fingerprint: Start(prev, seed[0], value, fingerprint, seed[1]),
     digest(),
-    st.sampled_from(SEED_SOURCES),
+    seeds,
     st.binary(min_size=32, max_size=32),
-    st.dictionaries(st.text("abc", max_size=4), st.text(max_size=9) | st.integers(-9, 9) | st.booleans(), max_size=4),
+    fingerprints,
 )
 finals = st.builds(Final, digest(), st.integers(0, 2**40), roots, digest(), some_files)
 changes = st.builds(KeyChange, digest(), st.sampled_from(["rotate", "revoke"]), keys)

@@ -16,17 +16,8 @@ import torch
 
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest, blake3
-from polchain.core.entries import (
-    CheckpointEntry,
-    Configuration,
-    Entry,
-    Final,
-    Genesis,
-    RecipeRef,
-    Start,
-    encode_entry,
-    leaf_data,
-)
+from polchain.core.entries import CheckpointEntry, Entry, Final, Start, encode_entry, leaf_data
+from polchain.core.genesis import Configuration, Genesis, RecipeRef
 from polchain.core.manifest import Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow, group_of
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import PrivateKey

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from polchain.core.digest import Digest
-from polchain.core.entries import Configuration, DatasetRef, Genesis, RecipeRef, chain_base, extend_chain
+from polchain.core.entries import chain_base, extend_chain
+from polchain.core.genesis import Configuration, DatasetRef, Genesis, RecipeRef
 from polchain.core.note import PrivateKey, open_head
 from polchain.errors import (
     ConflictError,

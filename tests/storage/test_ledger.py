@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from polchain.core.digest import Digest, sha256
-from polchain.core.entries import CheckpointEntry, Genesis, encode_entry, leaf_data
+from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
+from polchain.core.genesis import Genesis
 from polchain.core.manifest import GROUPS
 from polchain.core.merkle import leaf_hash, root
 from polchain.core.note import PrivateKey, open_head

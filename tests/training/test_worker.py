@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from polchain.core.digest import blake3
-from polchain.core.entries import FileRef, RecipeRef
+from polchain.core.genesis import FileRef, RecipeRef
 from polchain.core.manifest import Manifest, ScalarRow, Snapshot, TensorRow
 from polchain.errors import DatasetError, ManifestError, RecipeError, WorkerError
 from polchain.training.dataset import Commitment, check_samples

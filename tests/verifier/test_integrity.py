@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from polchain.core.claim import Claim, write_listing
 from polchain.core.digest import Digest, sha256
 from polchain.core.encoding import encode
-from polchain.core.entries import CheckpointEntry, Configuration, DatasetRef, Entry, Final, Genesis, KeyChange, Start
+from polchain.core.entries import CheckpointEntry, Entry, Final, KeyChange, Start
+from polchain.core.genesis import Configuration, DatasetRef, Genesis
 from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
 from polchain.errors import ChainError, FormatError, KeyMismatchError, MissingFileError, PolchainError, SignatureError
 from polchain.storage.checkpoints import CheckpointStore

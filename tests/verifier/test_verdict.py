@@ -14,7 +14,8 @@ import pytest
 from polchain.cli.verify import show_verdict
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import sha256
-from polchain.core.entries import CheckpointEntry, Genesis, KeyChange
+from polchain.core.entries import CheckpointEntry, KeyChange
+from polchain.core.genesis import Genesis
 from polchain.core.note import PrivateKey
 from polchain.errors import DatasetError, KeyMismatchError, UsageError
 from polchain.verifier.challenge import Challenge, draw_challenge
