@@ -13,6 +13,7 @@
     │   ├── ChainError             entries out of order, or not linked
     │   ├── ManifestError          tensors, manifest and entry disagree
     │   ├── ConflictError          another digest is already committed at that step
+    │   ├── EquivocationError      one key signed two heads of a log that do not extend each other
     │   ├── AnchorError            evidence of time that is false, or of something else
     │   └── RolledBackError        the ledger is older than a head it has signed
     ├── UnavailableError        4  evidence or a service is missing
@@ -44,6 +45,7 @@ __all__ = [
     "ConflictError",
     "ConsistencyError",
     "DatasetError",
+    "EquivocationError",
     "EvidenceError",
     "FormatError",
     "InclusionError",
@@ -134,6 +136,18 @@ class ManifestError(EvidenceError):
 
 class ConflictError(EvidenceError):
     """Another digest is already committed at that step."""
+
+
+class EquivocationError(EvidenceError):
+    """One key signed two heads of a log that do not extend each other.
+
+    Attributes:
+        proof: both signed notes, whole, and what else somebody needs who has nothing but them. The message ends in it.
+    """
+
+    def __init__(self, message: str, *, proof: str = "", hint: str = "") -> None:
+        super().__init__(f"{message}\n\n{proof}" if proof else message, hint=hint)
+        self.proof = proof
 
 
 class AnchorError(EvidenceError):

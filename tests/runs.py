@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from polchain.core.binding import Binding
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Final, Start, Update, chain_base, extend_chain
 from polchain.core.genesis import Configuration, DatasetRef, FileRef, Genesis, RecipeRef
@@ -29,11 +30,14 @@ def make_state(step: int, *, kind: str = "weights") -> Snapshot:
     return Snapshot(Manifest.of([row]), {row.name: memoryview(data)})
 
 
-def make_run(folder: Path, key: PrivateKey, *, steps: tuple[int, ...] = STEPS, foreign: bool = False) -> Path:
-    """A finished run; of a recipe that nobody could replay, or foreign."""
-    genesis = Genesis(
+def make_genesis(
+    key: PrivateKey, *, steps: tuple[int, ...] = STEPS, foreign: bool = False, ethereum: Binding | None = None
+) -> Genesis:
+    """The genesis of a recipe that nobody could replay, or of a foreign run."""
+    return Genesis(
         run_id=bytes(range(16)),
         key=key.public,
+        ethereum=ethereum,
         recipe=None
         if foreign
         else RecipeRef(
@@ -42,6 +46,11 @@ def make_run(folder: Path, key: PrivateKey, *, steps: tuple[int, ...] = STEPS, f
         dataset=None if foreign else DatasetRef(8, Digest("sha256", bytes(32))),
         configuration=None if foreign else Configuration(steps[-1] or 1, 2, ((0, 2),), "fp32", True),
     )
+
+
+def make_run(folder: Path, key: PrivateKey, *, steps: tuple[int, ...] = STEPS, foreign: bool = False) -> Path:
+    """A finished run; of a recipe that nobody could replay, or foreign."""
+    genesis = make_genesis(key, steps=steps, foreign=foreign)
     store = CheckpointStore(folder)
     with Ledger.create(folder, genesis, key) as ledger:
         if not foreign:

@@ -75,6 +75,10 @@ class EthereumAnchor:
         need_contract(sender.chain)
         return sender.quote(contract().address, call_data(target))
 
+    def begun(self, target: Target) -> bool:
+        """Whether this account has signed a transaction for the target, sent or not: `submit` goes on with that one."""
+        return self.sender is not None and self.sender.journal.find(_key(target)) is not None
+
     def submit(self, target: Target) -> Receipt:
         """Publish a target; what this account has published already is found, not paid for twice.
 
@@ -113,11 +117,18 @@ class EthereumAnchor:
         """When the target was published.
 
         Raises:
-            AnchorError: anything that does not fit (see `check_evidence`), or a block that no node has.
+            AnchorError: anything that does not fit (see `check_evidence`), or other blocks at its height on the nodes.
             AnchorUnavailableError: the receipt is pending, or the nodes contradict each other.
         """
-        evidence = Evidence.read(receipt)
-        header = check_evidence(evidence, target, self.network, self.prover)
+        return self.vouch(check_evidence(Evidence.read(receipt), target, self.network, self.prover))
+
+    def vouch(self, header: Header) -> Timestamp:
+        """When a block was made: final if it is pinned, or canonical and final on every node; otherwise unchecked.
+
+        Raises:
+            AnchorError: the nodes have another block at its height.
+            AnchorUnavailableError: the nodes contradict each other.
+        """
         weak = (self.network.weak,) if self.network.weak else ()
         source = f"{self.network.name} block {header.number}"
         if header.hash in self.pinned:
@@ -139,7 +150,12 @@ class EthereumAnchor:
         for node in self.nodes:
             try:
                 node.expect(self.network)
-                has = node.block_hash(header.number) == header.hash
+                found = node.block_hash(header.number)
+                if found is None:
+                    # Behind, or pruned: only another block at that height denies this one.
+                    reasons.append(f"{node.name} has no block {header.number} yet")
+                    continue
+                has = found == header.hash
                 (having if has else lacking).append(node.name)
                 if has and node.final_height(self.network) < header.number:
                     reasons.append(f"not final yet on {node.name}")
@@ -149,7 +165,7 @@ class EthereumAnchor:
             raise AnchorUnavailableError(
                 f"the nodes contradict each other about {self.network.name} block {header.number}:"
                 f" {', '.join(having)} has it, {', '.join(lacking)} has not",
-                hint="one of them is wrong or behind: ask a third, or pin the block's hash",
+                hint="one of them is wrong: ask a third, or pin the block's hash",
             )
         if lacking:
             raise AnchorError(

@@ -1,9 +1,10 @@
-"""The process that runs a training script: `polchain init` and `polchain train` turn into it.
+"""The process that runs a training script for `polchain init` and `polchain train` (see `cli.launching`).
 
-    python -P -m polchain.cli.child  init|train  text|json  file|module  RUN  SCRIPT  ARGS...
+    python -P -m polchain.cli.child  ORDERS  RUN  SCRIPT  ARGS...
 
-The same process, so that a signal meant for `polchain train` reaches the training. What the script prints goes to
-stderr: stdout is the answer. It loads as little as it can, since what is loaded is noted in the genesis.
+What the script prints goes to stderr: stdout is the answer. It loads as little as it can, since what is loaded is
+noted in the genesis. What anchors meanwhile (`train --anchor-every`) is a process of its own, begun with the first
+checkpoint: whatever becomes of it, the training neither waits for it nor shares its random numbers.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from typing import TYPE_CHECKING
 
 from polchain.cli import output
 from polchain.cli.failures import INTERRUPTED, report
+from polchain.cli.follower import Follower
+from polchain.cli.launching import Orders
 from polchain.errors import PolchainError
 from polchain.prover.launch import Launch, run_script
 from polchain.prover.settings import RunSettings
 from polchain.storage.ledger import DATABASE
 
 if TYPE_CHECKING:
+    from polchain.prover.preregister import AddressHalf
     from polchain.storage.ledger import Ledger
 
 __all__ = ["main"]
@@ -36,79 +40,92 @@ SCRIPT_FAILED = 1
 
 def main() -> int:
     """Run the script of the command line; returns the exit code."""
-    mode, form, kind, folder, script, *arguments = sys.argv[1:]
-    run, as_json = Path(folder).absolute(), form == "json"
+    word, folder, script, *arguments = sys.argv[1:]
+    orders, run = Orders.parse(word), Path(folder).absolute()
     output.prepare()
     output.show_log(logging.INFO)
     with _answer_apart() as back_to_answer:
         try:
-            status = _run(mode, run, script, kind == "module", arguments, as_json, back_to_answer)
-            if status == 0 and mode == "train":
+            status = _run(orders, run, script, arguments, back_to_answer)
+            if status == 0 and orders.mode == "train":
                 back_to_answer()
-                _answer_train(run, as_json)
+                _answer_train(run, orders.as_json)
             return status
         except Exception as error:
             back_to_answer()
             if isinstance(error, PolchainError):
-                return report(error, as_json=as_json)
-            return _script_failed(error, as_json)
+                return report(error, as_json=orders.as_json)
+            return _script_failed(error, orders.as_json)
         except KeyboardInterrupt:
             back_to_answer()
             hint = f"`polchain train {folder}` goes on where it stopped" if (run / DATABASE).exists() else ""
-            output.failure("Interrupted", "interrupted", hint, INTERRUPTED, as_json=as_json)
+            output.failure("Interrupted", "interrupted", hint, INTERRUPTED, as_json=orders.as_json)
             return INTERRUPTED
 
 
-def _run(
-    mode: str, run: Path, script: str, module: bool, arguments: list[str], as_json: bool, back_to_answer: _Switch
-) -> int:
+def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_answer: _Switch) -> int:
     progress = output.Progress("training", 0, beneath=True)
+    follower: list[Follower] = []
 
     def on_genesis(ledger: Ledger) -> None:
         back_to_answer()
-        _answer_init(run, ledger, as_json)
+        _answer_init(run, ledger)
 
     def on_checkpoint(step: int, steps: int) -> None:
+        if orders.follower and not follower:
+            follower.append(Follower(run, orders))
         progress.update(step, steps)
         if step >= steps:
             progress.close()
 
-    source = script if module else str(Path(script).resolve())
+    source = script if orders.module else str(Path(script).resolve())
     launch = Launch(
         run=run,
-        stop_at_genesis=mode == "init",
-        settings=replace(RunSettings.read(run), script=source, module=module, arguments=tuple(arguments)),
+        stop_at_genesis=orders.mode == "init",
+        settings=_settings(orders, run, source, arguments),
+        address=_address(orders),
+        own_seed=orders.own_seed,
         on_genesis=on_genesis,
         on_checkpoint=on_checkpoint,
     )
     with progress:
-        return run_script(script, module=module, arguments=arguments, launch=launch)
+        status = run_script(script, module=orders.module, arguments=arguments, launch=launch)
+    if status == 0 and follower:
+        follower[0].wait()
+    return status
 
 
-def _answer_init(run: Path, ledger: Ledger, as_json: bool) -> None:
+def _settings(orders: Orders, run: Path, script: str, arguments: list[str]) -> RunSettings:
+    settings = replace(RunSettings.read(run), script=script, module=orders.module, arguments=tuple(arguments))
+    return settings.with_network(orders.settings or {})
+
+
+def _address(orders: Orders) -> AddressHalf | None:
+    if not orders.address:
+        return None
+    # Here, because it loads what only a run with an address needs.
+    from polchain.prover.preregister import AddressHalf
+
+    return AddressHalf(*(bytes.fromhex(text) for text in (orders.run_id, orders.address, orders.signature)))
+
+
+def _answer_init(run: Path, ledger: Ledger) -> None:
+    """For the process that waits, which says it to the user."""
     genesis = ledger.genesis
     assert genesis.recipe is not None
     assert genesis.dataset is not None
-    recipe = genesis.recipe.program()
     output.answer(
         {
             "run": str(run),
             "run_id": genesis.run_id.hex(),
             "public_key": str(genesis.key),
-            "recipe": str(recipe),
+            "recipe": str(genesis.recipe.program()),
             "dataset": str(genesis.dataset.root),
+            "samples": genesis.dataset.samples,
             "head": {"size": ledger.size, "root": str(ledger.root)},
         },
-        output.fields(
-            [
-                ("run", run),
-                ("key", genesis.key),
-                ("recipe", recipe),
-                ("dataset", f"{output.count(genesis.dataset.samples, 'sample')}, {genesis.dataset.root}"),
-                ("head", ledger.root),
-            ]
-        ),
-        as_json=as_json,
+        "",
+        as_json=True,
     )
 
 

@@ -1,23 +1,34 @@
-"""`polchain demo`: an honest run verified, then three lies refused. It runs the commands that it shows."""
+"""`polchain demo`: an honest run registered, anchored and verified, then three lies refused.
+
+It runs the commands that it shows. A chain in this process stands in for a public network.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polchain.cli import output
 from polchain.errors import MissingFileError, PolchainError, UsageError
 
+if TYPE_CHECKING:
+    from polchain.anchors.embedded import EmbeddedChain
+
 __all__ = ["register"]
 
+BLOCK_SECONDS = 0.2
 SCRIPT = "quickstart.py"
 
 
@@ -29,7 +40,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to put everything")] = Path("polchain-demo"),
 ) -> None:
-    """train, prove, verify; then watch three lies fail. takes one to two minutes."""
+    """register, train, anchor, verify; then watch three lies fail. takes one to two minutes."""
     if folder.exists() and any(folder.iterdir()):
         taken, folder = folder, _next_free(folder)
         _say(f"There is something in {taken}/ already: this goes to {folder}/.")
@@ -48,7 +59,11 @@ class _Demo:
 
     def run(self) -> None:
         """Everything."""
-        self.honest()
+        from polchain.anchors.embedded import EmbeddedChain
+
+        with EmbeddedChain() as chain:
+            self.registered(chain)
+            self.honest(chain)
         _heading("Lie 1: one bit of one checkpoint is changed")
         self.changed_byte()
         _heading("Lie 2: a re-signed log whose last checkpoint is Alice's model")
@@ -60,19 +75,42 @@ class _Demo:
             "only the program's text makes it learning. So a recipe must be vouched for; its text stands above."
         )
 
-    def honest(self) -> None:
+    def registered(self, chain: EmbeddedChain) -> None:
+        from polchain.anchors.beacon import DISTANCE
+
         alice = self.folder / "alice"
-        _heading("Alice trains a small network on real digits, and records it")
-        _say("Every 10 steps the full training state is hashed into a Merkle log that her key signs.")
+        _heading("Alice registers a training before it begins")
+        _say(
+            "Program, data and key are signed and published; her account and her key sign each other. A chain in this\n"
+            "process stands in for a public one: it proves nothing to a stranger, and the verdict below says so."
+        )
         self.command("keygen", "--no-passphrase", "--key-file", alice / "key")
-        self.train("alice", self.script)
+        _write_account(alice, chain.account[1])
+        self.command(
+            *("init", alice / "run", "--recipe", self.script, "--key-file", alice / "key", "--data", self.data),
+            *("--anchor", "--network", "embedded", "--rpc", chain.address),
+            *("--keystore", alice / "account.json", "--keystore-passphrase-file", alice / "passphrase"),
+        )
+        chain.mine(DISTANCE)
+        _say(
+            f"\n{DISTANCE} blocks are mined. The last one's hash gives the seed: initial weights, order, dropout.\n"
+            "On a public network this takes half an hour, and nobody can know the seed before."
+        )
+
+    def honest(self, chain: EmbeddedChain) -> None:
+        alice = self.folder / "alice"
+        _heading("She trains a small network on real digits, and records it")
+        _say("Every 10 steps the full training state is hashed into a Merkle log that her key signs.")
+        with _mining(chain):
+            self.command("train", alice / "run", "--wait-beacon")
+            self.command("anchor", alice / "run", "--keystore-passphrase-file", alice / "passphrase", "--wait")
         self.command("export", alice / "run", alice / "claim")
         _heading("Bob checks the claim")
         _say(
-            "He has Alice's public key from Alice, and the recipe and the data of his own. The log is checked, steps\n"
+            "He has Alice's public key from Alice, recipe and data of his own, and a node. The log is checked, steps\n"
             "are drawn, and the segments that hold them are trained again in fresh processes."
         )
-        self.verify("alice", self.script, expect=0)
+        self.verify("alice", self.script, expect=0, more=("--network", "embedded", "--rpc", chain.address))
 
     def changed_byte(self) -> None:
         from polchain.cli.lies import change_one_byte
@@ -129,10 +167,18 @@ class _Demo:
         home = self.folder / who
         self.command("train", home / run, "--recipe", script, "--key-file", home / "key", "--data", self.data)
 
-    def verify(self, who: str, recipe: Path | None, *, expect: int, claim: Path | None = None) -> None:
+    def verify(
+        self,
+        who: str,
+        recipe: Path | None,
+        *,
+        expect: int,
+        claim: Path | None = None,
+        more: tuple[str, ...] = (),
+    ) -> None:
         words: list[object] = ["verify", claim or self.folder / who / "claim", "--key", self.folder / who / "key.pub"]
         words += ["--recipe", recipe] if recipe is not None else ["--unsafe-no-sandbox"]
-        self.command(*words, "--data", self.data, expect=expect)
+        self.command(*words, "--data", self.data, *more, expect=expect)
 
     def command(self, *words: object, expect: int = 0) -> None:
         """Show a command, run it, and stop the demo where it exits otherwise than it should."""
@@ -145,6 +191,37 @@ class _Demo:
             _say(f"(exit {done.returncode})")
         if done.returncode != expect:
             raise PolchainError(f"the demo expected exit {expect} here, and got {done.returncode}")
+
+
+@contextmanager
+def _mining(chain: EmbeddedChain) -> Iterator[None]:
+    """A block now and then, as chains do."""
+    over = threading.Event()
+
+    def mine() -> None:
+        while not over.wait(BLOCK_SECONDS):
+            chain.mine()
+
+    miner = threading.Thread(target=mine, daemon=True)
+    miner.start()
+    try:
+        yield
+    finally:
+        over.set()
+        miner.join()
+
+
+def _write_account(folder: Path, secret: bytes) -> None:
+    """An account as wallets keep it: an encrypted keystore, and a passphrase that its owner alone can read."""
+    from eth_account import Account
+
+    passphrase = "the demo's"
+    # Few iterations: everybody knows this key.
+    keystore = Account.encrypt(secret, passphrase, kdf="pbkdf2", iterations=1000)
+    (folder / "account.json").write_text(json.dumps(keystore))
+    descriptor = os.open(folder / "passphrase", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(passphrase)
 
 
 def _short(word: object) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polchain.anchors.networks import Network
     from polchain.anchors.sender import Quote, Sender
     from polchain.anchors.wallet import Wallet
+    from polchain.prover.settings import RunSettings
 
 __all__ = [
     "Account",
@@ -28,6 +29,7 @@ __all__ = [
     "MaxFee",
     "NetworkName",
     "Rpc",
+    "keystore_passphrase",
     "open_chain",
     "open_network",
     "open_sender",
@@ -58,7 +60,11 @@ KeystorePassphraseFd = Annotated[
 ]
 Account = Annotated[
     str | None,
-    typer.Option("--account", metavar="ADDRESS", help="an account that the node, or a signer behind it, signs for"),
+    typer.Option(
+        "--account",
+        metavar="ADDRESS",
+        help="an account that the node, or a signer behind it, signs for [POLCHAIN_ACCOUNT]",
+    ),
 ]
 MaxFee = Annotated[
     float | None,
@@ -69,41 +75,91 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would cost;
 LOCAL_NODE = "http://127.0.0.1:8545"
 
 
-def open_network(name: str | None) -> Network:
-    """The network of the flag, else of `POLCHAIN_NETWORK`.
+def named_network(name: str | None, settings: RunSettings | None = None) -> str | None:
+    """The network's name: the flag, else `POLCHAIN_NETWORK`, else the run's polchain.toml; None where none has one."""
+    return name or os.environ.get("POLCHAIN_NETWORK") or (settings.network if settings is not None else "") or None
+
+
+def open_network(name: str | None, settings: RunSettings | None = None) -> Network:
+    """The network of the flag, else of `POLCHAIN_NETWORK`, else of the run.
 
     Raises:
         UsageError: none is named, or there is none of that name.
     """
     from polchain.anchors.networks import named
 
-    chosen = name or os.environ.get("POLCHAIN_NETWORK")
+    chosen = named_network(name, settings)
     if not chosen:
         raise UsageError("no network was named", hint="--network sepolia, for one")
     return named(chosen)
 
 
-def open_chain(network: Network, rpc: str | None) -> Chain:
-    """The node of the flag, else of `POLCHAIN_RPC`, checked to be of the network; `local` has one by default.
+def connect(network: Network, rpc: str | None, settings: RunSettings | None = None) -> Chain:
+    """The node of the flag, else of `POLCHAIN_RPC`, else of the run; `local` has one by default. Nothing is asked yet.
+
+    Raises:
+        UsageError: none is named, or its address is none.
+    """
+    from polchain.anchors.chain import Chain
+
+    address = rpc or os.environ.get("POLCHAIN_RPC")
+    # The run's node is one of the run's network.
+    if not address and settings is not None and settings.network in ("", network.name):
+        address = settings.rpc
+    if not address and network.name == "local":
+        address = LOCAL_NODE
+    if not address:
+        raise UsageError(f"no node of {network.name} was named", hint="--rpc ADDRESS, or POLCHAIN_RPC")
+    return Chain.connect(address)
+
+
+def open_chain(network: Network, rpc: str | None, settings: RunSettings | None = None) -> Chain:
+    """The node of the flag, else of `POLCHAIN_RPC`, else of the run, checked to be of the network.
 
     Raises:
         UsageError: none is named.
         AnchorUnavailableError: it is of another chain, or cannot be reached.
     """
-    from polchain.anchors.chain import Chain
-
-    address = rpc or os.environ.get("POLCHAIN_RPC") or (LOCAL_NODE if network.name == "local" else None)
-    if address is None:
-        raise UsageError(f"no node of {network.name} was named", hint="--rpc ADDRESS, or POLCHAIN_RPC")
-    chain = Chain.connect(address)
+    chain = connect(network, rpc, settings)
     chain.expect(network)
     return chain
 
 
+def named_account(
+    keystore: Path | None, account: str | None, settings: RunSettings | None = None
+) -> tuple[Path | None, str | None]:
+    """Who pays, a keystore or an account of the node: the flags, else `POLCHAIN_*`, else the run; neither if nobody.
+
+    Raises:
+        UsageError: both in one place.
+    """
+    places: list[tuple[str, Path | str | None, str | None]] = [
+        ("--keystore and --account", keystore, account),
+        (
+            "POLCHAIN_KEYSTORE and POLCHAIN_ACCOUNT",
+            os.environ.get("POLCHAIN_KEYSTORE"),
+            os.environ.get("POLCHAIN_ACCOUNT"),
+        ),
+    ]
+    if settings is not None:
+        places.append(("keystore and account in polchain.toml", settings.keystore, settings.account))
+    for where, path, address in places:
+        if path and address:
+            raise UsageError(f"{where}: one of them")
+        if path or address:
+            return (Path(path), None) if path else (None, address)
+    return None, None
+
+
 def open_wallet(
-    chain: Chain, keystore: Path | None, file: Path | None, descriptor: int | None, account: str | None
+    chain: Chain,
+    keystore: Path | None,
+    file: Path | None,
+    descriptor: int | None,
+    account: str | None,
+    settings: RunSettings | None = None,
 ) -> Wallet:
-    """The account that pays: a keystore (the flag, else `POLCHAIN_KEYSTORE`), or one that the node signs for.
+    """The account that pays: a keystore, or one that the node signs for (see `named_account`).
 
     Raises:
         UsageError: neither, or both.
@@ -111,14 +167,12 @@ def open_wallet(
     """
     from polchain.anchors.wallet import NodeAccount, open_keystore, parse_address
 
-    if account is not None:
-        if keystore is not None:
-            raise UsageError("--keystore and --account: one of them")
-        return NodeAccount(chain, parse_address(account))
-    path = keystore or (Path(os.environ["POLCHAIN_KEYSTORE"]) if os.environ.get("POLCHAIN_KEYSTORE") else None)
+    path, address = named_account(keystore, account, settings)
+    if address is not None:
+        return NodeAccount(chain, parse_address(address))
     if path is None:
         raise UsageError("no account was named", hint="--keystore FILE, or --account ADDRESS for one of the node's")
-    return open_keystore(path, _passphrase(path, file, descriptor))
+    return open_keystore(path, keystore_passphrase(path, file, descriptor))
 
 
 def open_sender(network: Network, chain: Chain, wallet: Wallet, max_fee: float | None) -> Sender:
@@ -155,7 +209,13 @@ def quote_json(quote: Quote) -> dict[str, object]:
     }
 
 
-def _passphrase(path: Path, file: Path | None, descriptor: int | None) -> bytes:
+def keystore_passphrase(path: Path, file: Path | None, descriptor: int | None) -> bytes:
+    """A keystore's passphrase: from the descriptor or the file that a flag names, else asked for.
+
+    Raises:
+        UsageError: both are named.
+        KeyUnavailableError: there is nobody to ask.
+    """
     from polchain.storage.keyfile import PassphraseSource
 
     if file is not None and descriptor is not None:

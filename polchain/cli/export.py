@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polchain.cli import output
 from polchain.cli.options import Json, optional_first
+
+if TYPE_CHECKING:
+    from polchain.prover.export import ExportSummary
 
 __all__ = ["register"]
 
@@ -42,6 +45,10 @@ def export(
     failed = failed_check(find_run(run))
     if failed is not None:
         output.note(f"this run has failed its self-check, so the claim will not be VERIFIED: {failed}")
+    if done.pending:
+        output.note(
+            f"{output.count(done.pending, 'receipt')} not final yet: `polchain anchor --upgrade`, and export anew"
+        )
     if done.missing:
         output.note(f"left out: the states of {output.count(len(done.missing), 'step')} that are not there")
     output.answer(
@@ -50,6 +57,7 @@ def export(
             "entries": done.entries,
             "states": done.states,
             "missing": list(done.missing),
+            "receipts": done.receipts,
             "bytes": done.bytes,
             "public_key": str(done.key),
             "recipe": str(done.recipe) if done.recipe is not None else None,
@@ -60,6 +68,7 @@ def export(
                 ("claim", done.path),
                 ("entries", done.entries),
                 ("states", f"{done.states}, {output.size(done.bytes)} in all"),
+                ("anchors", _receipts(done)),
                 ("key", done.key),
                 ("recipe", done.recipe or "none: a foreign run"),
                 ("head", done.root),
@@ -67,6 +76,12 @@ def export(
         ),
         as_json=as_json,
     )
+
+
+def _receipts(done: ExportSummary) -> str:
+    if not done.receipts:
+        return "none: nothing shows when this run was made; `polchain anchor`"
+    return f"{done.receipts}, {done.pending} of them pending" if done.pending else str(done.receipts)
 
 
 def fsck(

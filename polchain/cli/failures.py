@@ -15,7 +15,14 @@ import sys
 import traceback
 
 from polchain.cli import output
-from polchain.errors import FormatError, MissingFileError, NotEnoughMemoryError, PolchainError, StorageError
+from polchain.errors import (
+    EquivocationError,
+    FormatError,
+    MissingFileError,
+    NotEnoughMemoryError,
+    PolchainError,
+    StorageError,
+)
 
 __all__ = ["BUG", "INTERRUPTED", "PIPE_CLOSED", "report", "report_usage"]
 
@@ -37,7 +44,8 @@ def report(error: BaseException, *, as_json: bool) -> int:
         return _say("Interrupted", "interrupted", "", INTERRUPTED, as_json)
     named = error if isinstance(error, PolchainError) else _named(error)
     if named is not None:
-        return _say(type(named).__name__, str(named), named.hint, named.exit_code, as_json)
+        proof = named.proof if isinstance(named, EquivocationError) else ""
+        return _say(type(named).__name__, str(named), named.hint, named.exit_code, as_json, proof)
     return _say(
         "Bug",
         f"this is a bug in polchain: {type(error).__name__}: {error}",
@@ -53,9 +61,9 @@ def report_usage(message: str, command: str, *, as_json: bool) -> int:
     return _say("UsageError", message, f"`{command} --help` says how it goes", USAGE, as_json)
 
 
-def _say(name: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:
+def _say(name: str, message: str, hint: str, exit_code: int, as_json: bool, proof: str = "") -> int:
     try:
-        output.failure(name, message, hint, exit_code, as_json=as_json)
+        output.failure(name, message, hint, exit_code, as_json=as_json, proof=proof)
     except (OSError, output.ReaderLeft):
         # Nobody can be told; the code still says it.
         if sys.stdout is not None:

@@ -17,6 +17,7 @@ from polchain.errors import MissingFileError, UsageError
 if TYPE_CHECKING:
     from polchain.cli.reading import Log
     from polchain.core.manifest import Manifest, Row
+    from polchain.prover.status import Anchored
 
 __all__ = ["register"]
 
@@ -58,11 +59,25 @@ def status(
         ("self-check", check),
         ("seed", found.seed_source or ("none" if found.foreign else "drawn, published by the first step")),
         ("head", found.root),
+        ("anchors", _anchors(found.anchors)),
     ]
+    trouble = found.anchors.trouble
+    if trouble is not None:
+        rows.append(("trouble", f"anchoring does not work since {_moment(trouble.since)}: {trouble.what}"))
     if found.recipe is not None:
         rows.insert(3, ("recipe", found.recipe))
     rows += [("missing", problem) for problem in found.missing]
     output.answer(found.to_json(), output.fields(rows), as_json=as_json)
+
+
+def _anchors(found: Anchored) -> str:
+    if not found.heads:
+        return "none: nothing shows when this run was made"
+    counts = []
+    for one in found.sources:
+        parts = [f"{number} {what}" for number, what in ((one.final, "final"), (one.pending, "pending")) if number]
+        counts.append(f"{one.source} {', '.join(parts)}")
+    return f"{output.count(found.heads, 'head')}, up to step {found.step}: {'; '.join(counts)}"
 
 
 def log(

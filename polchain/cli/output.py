@@ -31,6 +31,7 @@ __all__ = [
     "fields",
     "note",
     "prepare",
+    "relay",
     "sanitise",
     "show_log",
     "size",
@@ -75,18 +76,28 @@ def answer(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
         raise ReaderLeft from error
 
 
+def relay(text: str) -> None:
+    """Print an answer that another polchain process laid out."""
+    answer({}, text, as_json=False)
+
+
 def note(text: str) -> None:
     """Say on stderr what happens meanwhile, one line."""
     _to_stderr(f"polchain: {sanitise(text)}\n")
 
 
-def failure(name: str, message: str, hint: str, exit_code: int, *, as_json: bool) -> None:
-    """Say what went wrong: an error and a hint on stderr, or an object on stdout with --json."""
+def failure(name: str, message: str, hint: str, exit_code: int, *, as_json: bool, proof: str = "") -> None:
+    """Say what went wrong: an error and a hint on stderr, or an object on stdout with --json.
+
+    A `proof` that the message ends in keeps its lines, set in, so that none passes for a line of polchain's own.
+    """
     if as_json:
         answer({"error": {"name": name, "message": message, "hint": hint, "exit_code": exit_code}}, "", as_json=True)
         return
-    message, hint = (" ".join(part.split("\n")) for part in (message, hint))
+    message, hint = (" ".join(part.split("\n")) for part in (message.removesuffix(proof).rstrip("\n"), hint))
     _to_stderr(f"polchain: {styled('error:', 'bold red', stream=sys.stderr)} {sanitise(message)}\n")
+    for line in proof.splitlines():
+        _to_stderr(f"    {sanitise(line)}".rstrip() + "\n")
     if hint:
         _to_stderr(f"polchain: hint: {sanitise(hint)}\n")
 
@@ -174,8 +185,8 @@ class Progress:
     ) -> None:
         self.close()
 
-    def update(self, done: int, total: int | None = None) -> None:
-        """So much is done."""
+    def update(self, done: int, total: int | None = None, left: float | None = None) -> None:
+        """So much is done; `left` are the seconds that the rest takes, where that is known better than by the rate."""
         now = time.monotonic()
         self.total = self.total if total is None else total
         if self._start is None:
@@ -186,7 +197,9 @@ class Progress:
         began, first = self._start
         rate = (done - first) / (now - began) if done > first and now > began else 0.0
         line = f"{self.what}  {done}/{self.total} {self.unit}  {100 * done // max(self.total, 1)} %"
-        if rate:
+        if left is not None:
+            line += f"  about {_duration(left)} left"
+        elif rate:
             line += f"  {rate:.3g} {self.unit}/s  {_duration((self.total - done) / rate)} left"
         width = shutil.get_terminal_size().columns - 1
         self._write(f"\r\x1b[K{sanitise(line)[:width]}")

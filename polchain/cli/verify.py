@@ -1,34 +1,23 @@
-"""`polchain verify`: integrity, replay, verdict."""
+"""`polchain verify`: integrity, time, replay, verdict."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polchain.cli import output
-from polchain.cli.listing import program_text
 from polchain.cli.options import Data, Json, check_seconds
-from polchain.errors import MissingFileError, PolchainError, UsageError
+from polchain.cli.trust import Trust, read_heads
+from polchain.cli.verdicts import show_intact, show_verdict
+from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
-    from polchain.core.digest import Digest
-    from polchain.core.note import PublicKey
-    from polchain.verifier.integrity import IntactClaim
-    from polchain.verifier.policy import Policy
-    from polchain.verifier.verdict import Verdict
     from polchain.verifier.vouching import OwnRecipe
 
-__all__ = ["register", "show_verdict"]
-
-T = TypeVar("T")
-KEY_LIMIT = 16_384
-SHOWN = 120
-STYLES = {"VERIFIED": "bold green", "CONSISTENT": "bold green", "REFUTED": "bold red"}
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -87,11 +76,37 @@ def verify(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=1.0, help="the most that one replay may take")
     ] = 3600.0,
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="a network whose time you believe [POLCHAIN_NETWORK]", show_default=False),
+    ] = None,
+    rpc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="a node of it to ask; all must agree [POLCHAIN_RPC]", show_default=False),
+    ] = None,
+    block_hash: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HASH", help="a block that you know to be of it, and final", show_default=False),
+    ] = None,
+    tsa: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|DIGEST", help="the certificate of an authority whose time you believe", show_default=False
+        ),
+    ] = None,
+    head: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="a signed head of this log, from outside the claim", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """check a claim: its log, and sampled stretches of its training."""
+    """check a claim: its log, its time, and a sample of its training."""
     target = _only_claim(claim, claims or [])
-    wanted = _policy(policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox)
+    wanted = Trust(
+        policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox,
+        network, rpc or [], block_hash or [], tsa or [],
+    ).read()  # fmt: skip
+    heads = read_heads(head or [])
     drawn = _seed(seed)
     words = _words(recipe_args)
     check_seconds("--timeout", timeout)
@@ -99,15 +114,16 @@ def verify(
     from polchain.core.claim import Claim
     from polchain.verifier.integrity import check_integrity
 
+    intact = check_integrity(Claim.read(target), wanted, heads)
     if integrity_only:
-        intact = check_integrity(Claim.read(target), wanted)
-        show_intact(intact, target, as_json=as_json)
+        from polchain.verifier.timing import establish
+
+        show_intact(intact, establish(intact, wanted), target, as_json=as_json)
         return 0
 
     from polchain.training.dataset import data_dir
     from polchain.verifier.verify import Request, verify_intact
 
-    intact = check_integrity(Claim.read(target), wanted)
     request = Request(
         claim=target,
         policy=wanted,
@@ -121,73 +137,6 @@ def verify(
         verdict = verify_intact(intact, request, lambda what, done, total: progress.update(done, total))
     show_verdict(verdict, intact, target, as_json=as_json)
     return verdict.exit_code
-
-
-def show_intact(intact: IntactClaim, target: Path, *, as_json: bool) -> None:
-    """Print what integrity alone says."""
-    key = str(intact.genesis.key)
-    pinned = "pinned" if intact.pinned else "not pinned: it is the key that the claim itself names"
-    rows = [
-        ("claim", target),
-        ("log", intact.head.origin),
-        ("size", f"{output.count(intact.head.size, 'entry')}, {output.count(intact.steps, 'step')}"),
-        ("key", f"{key} ({pinned})"),
-        ("not checked", "that the training was done (nothing was replayed), and when"),
-    ]
-    data = {
-        "verdict": "INTACT",
-        "origin": intact.head.origin,
-        "entries": intact.head.size,
-        "steps": intact.steps,
-        "key": key,
-        "key_pinned": intact.pinned,
-    }
-    output.answer(data, f"{output.styled('INTACT', 'bold')}\n\n{output.fields(rows)}", as_json=as_json)
-
-
-def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json: bool) -> None:
-    """Print a verdict: the word, what it means, what it rests on, what was not checked."""
-    from polchain.verifier.verdict import MEANING
-
-    word = verdict.outcome.value
-    recipe = intact.genesis.recipe
-    replays = [item for item in verdict.reproductions if item.pick is not None]
-    exact = sum(1 for item in replays if item.outcome.name == "EXACT")
-    rows: list[tuple[str, object]] = [
-        (("because" if i == 0 else ""), reason) for i, reason in enumerate(verdict.reasons)
-    ]
-    rows += [
-        ("claim", target),
-        ("log", verdict.origin),
-        ("size", f"{output.count(verdict.entries, 'entry')}, {output.count(verdict.steps, 'step')}"),
-        *([("last state", f"{verdict.last_state} at step {verdict.steps}")] if verdict.last_state is not None else []),
-        ("key", f"{verdict.key} ({'pinned' if verdict.pinned else 'not pinned'})"),
-    ]
-    if recipe is not None:
-        words = " ".join([recipe.entry, *recipe.arguments])
-        rows.append(("recipe", f"{words} ({'vouched' if verdict.vouched else 'not vouched'})"))
-        rows.append(("", verdict.program))
-    if replays and intact.genesis.dataset is not None:
-        rows.append(
-            ("data", f"{output.count(intact.genesis.dataset.samples, 'sample')}, {intact.genesis.dataset.root}")
-        )
-    if replays:
-        seconds = sum(item.seconds for item in verdict.reproductions)
-        picked = len(verdict.challenge.picks) if verdict.challenge is not None else 0
-        if word == "REFUTED" and len(replays) < picked:
-            done = f"{len(replays)} of {picked} picked segments, in {seconds:.1f} s: stopped at the first contradiction"
-        else:
-            done = f"{exact} of {picked} picked segments exactly, in {seconds:.1f} s"
-        rows.append(("replayed", done))
-        if word != "REFUTED":
-            rows.append(("bound", verdict.bound))
-    if verdict.challenge is not None:
-        rows.append(("redraw", f"--seed {verdict.challenge.seed.hex()}"))
-    rows += [(("not checked" if i == 0 else ""), remark) for i, remark in enumerate(verdict.remarks)]
-    text = f"{output.styled(word, STYLES.get(word, 'bold yellow'))}\n{MEANING}\n\n{output.fields(rows)}"
-    if recipe is not None and not verdict.vouched:
-        text += "\n\n" + program_text(intact.recipe)
-    output.answer({**verdict.to_json(), "claim": str(target)}, text, as_json=as_json)
 
 
 def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:
@@ -221,63 +170,6 @@ def _check_kind(path: Path) -> None:
         )
     if (path / DATABASE).is_file() and not (path / LISTING).exists():
         raise MissingFileError(f"{path} is a run, not a claim", hint="`polchain export RUN OUT` writes a run's claim")
-
-
-def _policy(
-    path: Path | None,
-    keys: list[str],
-    recipes: list[str],
-    fraction: float | None,
-    confidence: float | None,
-    unsafe: bool,
-) -> Policy:
-    import os
-
-    from polchain.verifier.policy import Policy
-
-    named = path or (Path(os.environ["POLCHAIN_POLICY"]) if os.environ.get("POLCHAIN_POLICY") else None)
-    policy = Policy.read(named) if named is not None else Policy()
-    return replace(
-        policy,
-        keys=policy.keys | {_key(text) for text in keys},
-        recipes=policy.recipes | {_digest(text) for text in recipes},
-        fraction=policy.fraction if fraction is None else fraction,
-        confidence=policy.confidence if confidence is None else confidence,
-        unsafe_no_sandbox=policy.unsafe_no_sandbox or unsafe,
-    )
-
-
-def _key(text: str) -> PublicKey:
-    from polchain.core.note import PublicKey
-
-    if text.startswith(("ed25519:", "ssh-ed25519 ")):
-        return _parsed("--key", text, PublicKey.parse)
-    try:
-        with Path(text).open("rb") as file:
-            data = file.read(KEY_LIMIT)
-    except OSError:
-        raise MissingFileError(
-            f"--key {text}: neither a public key nor a file with one",
-            hint="ed25519:<hex>, or the .pub file that keygen wrote",
-        ) from None
-    if b"PRIVATE KEY-----" in data:
-        raise UsageError(
-            f"--key {text}: that is a private key", hint="pass the .pub file, and never send this one to anybody"
-        )
-    return _parsed("--key", text, lambda _: PublicKey.parse(data.decode("utf-8", "replace").strip()))
-
-
-def _digest(text: str) -> Digest:
-    from polchain.core.digest import Digest
-
-    return _parsed("--trust-recipe", text, Digest.parse)
-
-
-def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
-    try:
-        return parse(text)
-    except PolchainError as error:
-        raise UsageError(f"{option} {text[:SHOWN]}: {error}", hint=error.hint) from None
 
 
 def _words(text: str) -> tuple[str, ...]:

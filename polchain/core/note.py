@@ -135,6 +135,19 @@ class PublicKey:
             raise FormatError("public key: the base64 part does not hold one Ed25519 key")
         return cls(blob[len(_SSH_BLOB) :])
 
+    @classmethod
+    def of_private_file(cls, data: bytes) -> PublicKey:
+        """The public half that an OpenSSH private key carries in the clear. Reading the secret compares the two.
+
+        Raises:
+            FormatError: not an OpenSSH private key, or of another kind than Ed25519.
+            SignatureError: a key that is not safe to rely on.
+        """
+        _, public = _read_ssh_header(data)
+        if not public.startswith(_SSH_BLOB):
+            raise FormatError("private key: not an Ed25519 key")
+        return cls(public[len(_SSH_BLOB) :])
+
     def openssh(self) -> str:
         """The key as OpenSSH writes it, without a comment."""
         return f"ssh-ed25519 {_to_base64(_SSH_BLOB + self.value)}"

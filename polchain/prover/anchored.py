@@ -24,7 +24,7 @@ from polchain.anchors.beacon import BeaconEvidence
 from polchain.anchors.receipts import FiledReceipt, read_receipt, write_receipt
 from polchain.core.claim import BEACON, HEADS, RECEIPTS, head_name, receipt_name
 from polchain.core.encoding import Fields, decode, encode
-from polchain.errors import EvidenceError, RunLockedError, StorageError
+from polchain.errors import EvidenceError, FormatError, RolledBackError, RunLockedError, StorageError
 from polchain.storage.checkpoints import write_durably
 
 __all__ = ["AnchorBook", "Kept", "Trouble"]
@@ -92,12 +92,16 @@ class AnchorBook:
         Raises:
             FormatError: one that is damaged, by name.
         """
+        return tuple(Kept(source, _read(path, size, source)) for size, source, path in self.names())
+
+    def names(self) -> list[tuple[int, str, Path]]:
+        """Size of the head, source and file of every receipt, by rising size; none is opened."""
         found = []
         for path in (self.run / "anchors").glob("*.json"):
             match = RECEIPTS.fullmatch(f"anchors/{path.name}")
             if match is not None:
                 found.append((int(match[1]), match[2], path))
-        return tuple(Kept(source, _read(path)) for _, source, path in sorted(found))
+        return sorted(found)
 
     def find(self, size: int, source: str) -> FiledReceipt | None:
         """The receipt of a head from a source, if there is one.
@@ -106,7 +110,7 @@ class AnchorBook:
             FormatError: it is damaged.
         """
         path = self.run / receipt_name(size, source)
-        return _read(path) if path.exists() else None
+        return _read(path, size, source) if path.exists() else None
 
     def put(self, source: str, filed: FiledReceipt) -> None:
         """Keep a receipt, in place of the one before it. Durable when this returns.
@@ -125,11 +129,17 @@ class AnchorBook:
         """Keep a head before it is published, so that what a crash leaves is found.
 
         Raises:
+            RolledBackError: another head of this size was kept before.
             StorageError: the disk refused.
         """
         path = self.run / head_name(size)
         if not path.exists():
             write_durably(path, note)
+        elif path.read_bytes() != note:
+            raise RolledBackError(
+                f"{path} is another head of {size} entries than the ledger's",
+                hint="the ledger was put back to an older state: restore the newest",
+            )
 
     def beacon(self) -> BeaconEvidence | None:
         """The beacon's block, once it is known.
@@ -138,7 +148,12 @@ class AnchorBook:
             FormatError: the file is damaged.
         """
         path = self.run / BEACON
-        return BeaconEvidence.parse(path.read_bytes()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return BeaconEvidence.parse(path.read_bytes())
+        except EvidenceError as error:
+            raise FormatError(f"{BEACON}: {error}", hint="remove it: the network has that block") from error
 
     def put_beacon(self, evidence: BeaconEvidence) -> None:
         """Keep the beacon's block.
@@ -149,7 +164,11 @@ class AnchorBook:
         write_durably(self.run / BEACON, evidence.encode())
 
     def trouble(self) -> Trouble | None:
-        """Why the last attempt failed; None where it did not."""
+        """Why the last attempt failed; None where it did not.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
         try:
             data = (self.run / TROUBLE).read_bytes()
         except FileNotFoundError:
@@ -163,16 +182,26 @@ class AnchorBook:
         if what is None:
             path.unlink(missing_ok=True)
             return
-        before = self.trouble()
+        try:
+            before = self.trouble()
+        except EvidenceError:
+            before = None  # damaged: it is written anew
         since = before.since if before is not None else int(time.time())
         text = what.encode("ascii", "replace").decode()[:4096]
         write_durably(path, encode({"since": since, "what": text}))
 
 
-def _read(path: Path) -> FiledReceipt:
+def _read(path: Path, size: int, source: str) -> FiledReceipt:
     try:
-        return read_receipt(path)
+        filed = read_receipt(path)
+        if filed.head_size != size:
+            raise FormatError(f"it is of a head of {filed.head_size} entries")
+        # Of one source there are two kinds of receipt, and a reader looks for each by its name.
+        named = source.partition("-")[0], source.endswith("-batch") and source.startswith("ethereum-")
+        if (filed.receipt.kind, filed.batch is not None) != named:
+            raise FormatError(f"it is no receipt from {source}")
     except EvidenceError as error:
         raise type(error)(
             f"anchors/{path.name}: {error}", hint="restore it; or remove it, and `polchain anchor` asks again"
         ) from error
+    return filed

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from polchain.core.claim import ENTRIES, HEAD, checkpoint_name, manifest_name, write_listing
+from polchain.core.claim import (
+    BEACON,
+    ENTRIES,
+    HEAD,
+    MAX_RECEIPTS,
+    checkpoint_name,
+    head_name,
+    manifest_name,
+    receipt_name,
+    write_listing,
+)
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, parse_entry
 from polchain.core.genesis import Genesis
@@ -23,9 +33,11 @@ from polchain.errors import (
     FormatError,
     MissingFileError,
     PolchainError,
+    RolledBackError,
     StorageError,
     UsageError,
 )
+from polchain.prover.anchored import AnchorBook
 from polchain.storage.checkpoints import CheckpointStore, read_tensors
 from polchain.storage.ledger import Ledger
 
@@ -41,6 +53,7 @@ class ExportSummary:
         entries: how many entries; root: the root that their head signs.
         states: how many different states are disclosed, rows and tensors.
         missing: the steps whose state is not.
+        receipts: how many receipts of its heads it has; pending: those of them that are not final.
         bytes: of all files together.
         key: the prover's; a verifier pins it.
         recipe: the digest that a verifier vouches for; None for a foreign run.
@@ -51,6 +64,8 @@ class ExportSummary:
     root: Digest
     states: int
     missing: tuple[int, ...]
+    receipts: int
+    pending: int
     bytes: int
     key: PublicKey
     recipe: Digest | None
@@ -75,7 +90,7 @@ def export(
         UsageError: there is something at `out`.
         MissingFileError: there is no run.
         CheckpointMissingError: a state is not there; its step is named.
-        FormatError, ManifestError: the run is damaged.
+        FormatError, ManifestError, RolledBackError: the run is damaged.
         StorageError: the disk refused; nothing is left.
     """
     if os.path.lexists(out):
@@ -84,12 +99,16 @@ def export(
         # Read together: a writer may append meanwhile.
         entries, head, root = list(islice(ledger.entries(), ledger.size)), ledger.head(), ledger.root
         genesis = ledger.genesis
+        anchored = _anchored(AnchorBook(run), ledger)
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         (partial / HEAD).parent.mkdir()
         (partial / HEAD).write_bytes(head)
         (partial / ENTRIES).write_bytes(b"".join(data + b"\n" for data in entries))
+        for name, data in anchored.files.items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_bytes(data)
         _copy_recipe(genesis, run, partial)
         states, missing = _copy_states(entries, genesis, run, partial, allow_missing, on_state)
         write_listing(partial)
@@ -107,10 +126,47 @@ def export(
         root=root,
         states=states,
         missing=missing,
+        receipts=anchored.receipts,
+        pending=anchored.pending,
         bytes=total,
         key=genesis.key,
         recipe=genesis.recipe.program() if genesis.recipe is not None else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchored:
+    """What a claim has of a run's anchors."""
+
+    files: dict[str, bytes]
+    receipts: int
+    pending: int
+
+
+def _anchored(book: AnchorBook, ledger: Ledger) -> _Anchored:
+    """The receipts of the heads that the ledger has, those heads, and the beacon; each is read and checked."""
+    files: dict[str, bytes] = {}
+    # A head that was anchored after the ledger was read is left out, like its entries.
+    kept = [one for one in book.receipts() if one.filed.head_size <= ledger.size]
+    heads = book.heads()
+    for one in kept:
+        size = one.filed.head_size
+        note = ledger.head(size)
+        if heads.get(size, note) != note:
+            raise RolledBackError(
+                f"the run's {head_name(size)} is another head than its ledger's", hint="`polchain fsck` says more"
+            )
+        files[head_name(size)] = note
+        files[receipt_name(size, one.source)] = one.filed.encode()
+    beacon = book.beacon()
+    if beacon is not None:
+        files[BEACON] = beacon.encode()
+    if len(kept) + (beacon is not None) > MAX_RECEIPTS:
+        raise FormatError(
+            f"{len(kept)} receipts are more than the {MAX_RECEIPTS} that a claim may have",
+            hint=f"move some out of {book.run / 'anchors'}: the newest covers all entries before it",
+        )
+    return _Anchored(files, len(kept), sum(not one.final for one in kept))
 
 
 def _copy_recipe(genesis: Genesis, run: Path, claim: Path) -> None:

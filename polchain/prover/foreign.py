@@ -32,6 +32,7 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.candidates import MAX_STEP, Candidate, Patience, find_candidates, look_at
+from polchain.prover.preregister import AddressHalf
 from polchain.prover.settings import RunSettings
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
@@ -64,15 +65,23 @@ class Committed:
     remarks: tuple[str, ...]
 
 
-def init_foreign(folder: Path, key: PrivateKey, *, settings: RunSettings | None = None) -> Ledger:
+def init_foreign(
+    folder: Path, key: PrivateKey, *, settings: RunSettings | None = None, address: AddressHalf | None = None
+) -> Ledger:
     """Start a foreign run; returns its ledger, open for writing.
 
     Raises:
         UsageError: there is a run already.
+        SignatureError: the address signed for another log.
         StorageError: the disk refused.
     """
     settings = settings or RunSettings.read(folder)
-    ledger = Ledger.create(folder, Genesis(run_id=secrets.token_bytes(16), key=key.public), key)
+    genesis = Genesis(
+        run_id=address.run_id if address is not None else secrets.token_bytes(16),
+        key=key.public,
+        ethereum=address.bind(key) if address is not None else None,
+    )
+    ledger = Ledger.create(folder, genesis, key)
     settings.write(folder)
     return ledger
 

@@ -1,9 +1,12 @@
-"""Is a run whole? Every entry, head, recipe file, manifest and tensor is read and checked.
+"""Is a run whole? Every entry, head, recipe file, manifest, tensor and receipt is read and checked.
 
 What an interrupted writer leaves is no damage, and is told apart: a head.note that is behind, a file half written
 under a `.partial` name, a state that was stored and whose entry never followed. `repair` removes the last two and puts
 head.note right; it never touches what an entry names. Where there is damage no state is removed: in a ledger that was
 put back to an older copy, the newest states have no entry, and may be all that is left of them.
+
+Of heads that were anchored, the ledger must hold the same; receipts must be of their heads, as far as no network is
+asked. Nothing of that is repaired: it is evidence.
 """
 
 from __future__ import annotations
@@ -11,15 +14,18 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polchain.core.claim import checkpoint_name, manifest_name
+from polchain.anchors.base import target_of
+from polchain.core.claim import checkpoint_name, head_name, manifest_name
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Final, parse_entry
 from polchain.core.manifest import check_manifest
 from polchain.core.note import open_head
 from polchain.errors import CheckpointMissingError, EvidenceError, PolchainError
+from polchain.prover.anchored import AnchorBook
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
 from polchain.storage.ledger import DATABASE, HEAD, Ledger, locked, no_run
 
@@ -52,17 +58,19 @@ def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], Non
 
     Raises:
         MissingFileError: there is no run.
-        RunLockedError: another process is writing to it.
+        RunLockedError: another process is writing to it, or anchoring it.
         StorageError: it cannot be read.
     """
     if not (run / DATABASE).exists():
         raise no_run(run)
     found = Health(run)
-    with locked(run):
+    book = AnchorBook(run)
+    with locked(run), book.locked() if (run / "anchors").is_dir() else nullcontext():
         try:
             with Ledger(run) as ledger:
                 found.entries = ledger.size
                 _check_ledger(ledger, found, repair)
+                _check_anchors(ledger, book, found)
                 _check_recipe(ledger, found)
                 named = _check_states(ledger, found, on_state)
         except (EvidenceError, sqlite3.Error) as error:
@@ -104,6 +112,38 @@ def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
     if repair and not found.damage:
         write_durably(path, last)
         found.mended.append(found.leftovers[-1])
+
+
+def _check_anchors(ledger: Ledger, book: AnchorBook, found: Health) -> None:
+    """Check that the ledger holds every head that was published, and that each receipt is of its head."""
+    origin, key = ledger.origin, ledger.genesis.key
+    for size, note in book.heads().items():
+        if ledger.head(size) == note:
+            continue
+        try:
+            open_head(note, origin, key)
+        except EvidenceError as error:
+            found.damage.append(f"{head_name(size)}: {error}")
+            continue
+        found.damage.append(
+            f"{head_name(size)} is a head that this ledger of {ledger.size} entries does not hold: "
+            "the ledger was put back to an older state, or the file is another head's"
+        )
+    for size, source, path in book.names():
+        try:
+            filed = book.find(size, source)
+            note = ledger.head(size)
+            if not note:
+                found.damage.append(f"anchors/{path.name}: the ledger holds no head of {size} entries")
+            elif filed is not None:
+                filed.target(target_of(open_head(note, origin, key), note))
+        except EvidenceError as error:
+            said = str(error)
+            found.damage.append(said if path.name in said else f"anchors/{path.name}: {said}")
+    try:
+        book.beacon()
+    except EvidenceError as error:
+        found.damage.append(str(error))
 
 
 def _check_recipe(ledger: Ledger, found: Health) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from polchain.errors import RecipeError
 
 if TYPE_CHECKING:
+    from polchain.prover.preregister import AddressHalf
     from polchain.prover.settings import RunSettings
     from polchain.storage.ledger import Ledger
 
@@ -31,6 +32,8 @@ class Launch:
         run: the run's folder, in place of the path that the script names.
         stop_at_genesis: write the genesis and end.
         settings: what a new run's polchain.toml is to say.
+        address: the Ethereum address that a new run's genesis is to bind.
+        own_seed: draw the seed, though the genesis was published and a beacon could give it.
         on_genesis: called before the end that `stop_at_genesis` makes.
         on_checkpoint: called with the step and the run's steps: where training begins, and after each checkpoint.
         begun: set by `record`, so that a script that never records is noticed.
@@ -39,6 +42,8 @@ class Launch:
     run: Path | None = None
     stop_at_genesis: bool = False
     settings: RunSettings | None = None
+    address: AddressHalf | None = None
+    own_seed: bool = False
     on_genesis: Callable[[Ledger], None] | None = None
     on_checkpoint: Callable[[int, int], None] | None = None
     begun: bool = False

@@ -101,7 +101,8 @@ def _host(path: Path, enabled: bool) -> Any:
     if child is not None:
         return child
     # Here, because a child needs neither a ledger nor keys.
-    from polchain.prover.recorder import Recorder, SeedOnly
+    from polchain.prover.recorder import Recorder
+    from polchain.prover.seed import SeedOnly
 
     if not enabled:
         return SeedOnly(path)

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polchain.core import merkle
 from polchain.core.entries import (
     CheckpointEntry,
     Final,
@@ -24,7 +23,6 @@ from polchain.core.entries import (
     chain_base,
     encode_entry,
     extend_chain,
-    leaf_data,
     parse_entry,
 )
 from polchain.core.genesis import Genesis, RecipeRef
@@ -37,6 +35,7 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.launch import Launch
+from polchain.prover.seed import draw, make_start, seed_of
 from polchain.prover.selfcheck import SelfCheck
 from polchain.prover.settings import RunSettings
 from polchain.storage.checkpoints import CheckpointStore, write_durably
@@ -46,11 +45,11 @@ from polchain.training.dataset import Commitment, MapDataset, data_dir
 from polchain.training.distance import update_size
 from polchain.training.fingerprint import differences, fingerprint
 from polchain.training.program import find_program
-from polchain.training.randomness import BatchOrder, batch_digest, run_seed
+from polchain.training.randomness import BatchOrder, batch_digest
 from polchain.training.session import Options, Session, Stretch
 from polchain.training.snapshot import take
 
-__all__ = ["Recorder", "SeedOnly", "seed_of"]
+__all__ = ["Recorder"]
 
 log = logging.getLogger("polchain")
 
@@ -81,9 +80,11 @@ class Recorder:
         settings = self.launch.settings or replace(RunSettings.read(self.folder), **_as_started(self.program.ref))
         key = read_key(settings.key_file, PassphraseSource.from_environment())
         if not (self.folder / DATABASE).exists():
+            half = self.launch.address
             genesis = Genesis(
-                run_id=secrets.token_bytes(16),
+                run_id=half.run_id if half is not None else secrets.token_bytes(16),
                 key=key.public,
+                ethereum=half.bind(key) if half is not None else None,
                 recipe=self.program.ref,
                 dataset=commitment.ref(),
                 configuration=options.configuration,
@@ -95,12 +96,10 @@ class Recorder:
         # Of an older run too: a kill may have come between its ledger and its settings. An existing file is left alone.
         settings.write(self.folder)
         self._check_same(commitment, options)
-        # Drawn once, before `start` publishes it, so that a crash in between changes nothing.
-        if self.ledger.note("seed") is None:
-            self.ledger.set_note("seed", secrets.token_hex(32))
+        draw(self.ledger)
         if self.launch.stop_at_genesis:
             self._stop()
-        self.seed = seed_of(self.ledger)
+        self.seed = seed_of(self.ledger, own=self.launch.own_seed)
         self.order = BatchOrder(self.seed, len(dataset), options.configuration.batch_size)
         return self.seed, dataset
 
@@ -112,8 +111,7 @@ class Recorder:
         log_entries = [parse_entry(data) for data in self.ledger.entries()]
         start = next((e for e in log_entries if isinstance(e, Start)), None)
         if start is None:
-            value = bytes.fromhex(self.ledger.note("seed") or "")
-            start = Start(self.ledger.root, "prover", value, here)
+            start = make_start(self.ledger, here, own=self.launch.own_seed)
             self.ledger.append(start)
         elif differences(start.fingerprint, here):
             raise NotReproducedError(
@@ -264,63 +262,6 @@ class Recorder:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-class SeedOnly:
-    """The host of `record(enabled=False)`: the same seed and order, nothing written."""
-
-    witnesses = False
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def begin(self, options: Options) -> tuple[bytes, MapDataset]:
-        """The seed of the run in the folder, else a fresh one."""
-        self.seed = secrets.token_bytes(32)
-        if (self.folder / DATABASE).exists():
-            with Ledger(self.folder) as ledger:
-                self.seed = seed_of(ledger)
-        dataset = options.dataset()
-        self.order = BatchOrder(self.seed, len(dataset), options.configuration.batch_size)
-        return self.seed, dataset
-
-    def attached(self, session: Session) -> Stretch:
-        """All steps."""
-        return Stretch(0, session.configuration.steps)
-
-    def indices(self, step: int) -> Sequence[int]:
-        """The dataset indices of a step."""
-        return self.order.indices(step)
-
-    def sample(self, index: int, encoding: bytes) -> None:
-        """Samples are not kept."""
-
-    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
-        """Nothing is written."""
-
-    def finished(self) -> None:
-        """Nothing is written."""
-
-    def close(self, failed: bool) -> None:
-        """Nothing is open."""
-
-
-def seed_of(ledger: Ledger) -> bytes:
-    """A run's seed: from its `start` entry, or from the value drawn for it.
-
-    Raises:
-        UsageError: the run has no seed yet.
-    """
-    leaf = merkle.leaf_hash(leaf_data(encode_entry(ledger.genesis)))
-    for data in ledger.entries(1):
-        entry = parse_entry(data)
-        if isinstance(entry, Start):
-            return run_seed(entry.value, leaf, entry.source)
-        break
-    value = ledger.note("seed")
-    if value is None:
-        raise UsageError("the run has no seed yet", hint="run its script once")
-    return run_seed(bytes.fromhex(value), leaf, "prover")
 
 
 def _as_started(ref: RecipeRef) -> dict[str, Any]:

@@ -5,6 +5,11 @@
     module = false
     arguments = ["--lr", "0.1"]
     data = "/home/me/data"                         what polchain.data_dir() names
+    network = "sepolia"                            where `polchain anchor` publishes
+    rpc = "https://..."                            that network's node; may hold a secret, so the file is 0600 then
+    keystore = "/home/me/wallet.json"              who pays: an encrypted keystore,
+    account = "0x..."                              or an account that the node signs for
+    tsa = ["https://tsa.example.org"]              time-stamping authorities, asked besides
 
 A flag goes before `POLCHAIN_*`, which goes before this file, which goes before the default.
 """
@@ -14,7 +19,8 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polchain.errors import UsageError
@@ -34,10 +40,18 @@ class RunSettings:
     module: bool = False
     arguments: tuple[str, ...] = ()
     data: Path | None = None
+    network: str = ""
+    rpc: str = ""
+    keystore: Path | None = None
+    account: str = ""
+    tsa: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> RunSettings:
         """The settings of a run; defaults where it has none yet.
+
+        `POLCHAIN_*` goes before the file, but for the node's address: whoever connects looks that up, because what
+        was read may be written to a new run, and an address from the environment is not to be.
 
         Raises:
             UsageError: `polchain.toml` cannot be parsed.
@@ -51,15 +65,33 @@ class RunSettings:
                 raise UsageError(f"cannot read {path}: {error}") from error
         key_file = os.environ.get("POLCHAIN_KEY_FILE") or values.get("key_file")
         data = os.environ.get("POLCHAIN_DATA") or values.get("data")
-        arguments = values.get("arguments", [])
-        if not isinstance(arguments, list):
-            raise UsageError(f"{path}: arguments is not a list")
+        own_network = str(values.get("network", ""))
+        network = os.environ.get("POLCHAIN_NETWORK") or own_network
+        payer = os.environ.get("POLCHAIN_KEYSTORE"), os.environ.get("POLCHAIN_ACCOUNT")
+        keystore, account = payer if any(payer) else (values.get("keystore"), values.get("account"))
         return cls(
             key_file=Path(str(key_file)) if key_file else default_key_file(),
             script=str(values.get("script", "")),
             module=bool(values.get("module", False)),
-            arguments=tuple(str(item) for item in arguments),
+            arguments=_words(values, "arguments", path),
             data=Path(str(data)) if data else None,
+            network=network,
+            # The node of one network is none of another.
+            rpc=str(values.get("rpc", "")) if network == own_network or not own_network else "",
+            keystore=Path(str(keystore)) if keystore else None,
+            account=str(account or ""),
+            tsa=_words(values, "tsa", path),
+        )
+
+    def with_network(self, said: Mapping[str, str]) -> RunSettings:
+        """The same, with what is said of `network`, `rpc`, `keystore` and `account`; the rest of them is left out."""
+        keystore = said.get("keystore")
+        return replace(
+            self,
+            network=said.get("network", ""),
+            rpc=said.get("rpc", ""),
+            keystore=Path(keystore) if keystore else None,
+            account=said.get("account", ""),
         )
 
     def write(self, folder: Path) -> None:
@@ -70,10 +102,29 @@ class RunSettings:
         lines = [f"key_file = {_toml(str(self.key_file.resolve()))}"]
         if self.script:
             lines += [f"script = {_toml(self.script)}", f"module = {str(self.module).lower()}"]
-            lines.append(f"arguments = [{', '.join(_toml(word) for word in self.arguments)}]")
+            lines.append(f"arguments = {_list(self.arguments)}")
         if self.data is not None:
             lines.append(f"data = {_toml(str(self.data.resolve()))}")
-        write_durably(path, ("\n".join(lines) + "\n").encode())
+        for name, text in (("network", self.network), ("rpc", self.rpc), ("account", self.account)):
+            if text:
+                lines.append(f"{name} = {_toml(text)}")
+        if self.keystore is not None:
+            lines.append(f"keystore = {_toml(str(self.keystore.resolve()))}")
+        if self.tsa:
+            lines.append(f"tsa = {_list(self.tsa)}")
+        # The address of a node often holds the key of an account with whoever runs it.
+        write_durably(path, ("\n".join(lines) + "\n").encode(), mode=0o600 if self.rpc else 0o666)
+
+
+def _words(values: Mapping[str, object], name: str, path: Path) -> tuple[str, ...]:
+    words = values.get(name, [])
+    if not isinstance(words, list):
+        raise UsageError(f"{path}: {name} is not a list")
+    return tuple(str(word) for word in words)
+
+
+def _list(words: tuple[str, ...]) -> str:
+    return f"[{', '.join(_toml(word) for word in words)}]"
 
 
 def _toml(text: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from polchain.core.digest import Digest
-from polchain.core.entries import CheckpointEntry, Final, Start, parse_entry
+from polchain.core.entries import CheckpointEntry, Entry, Final, Start, parse_entry
 from polchain.core.note import PublicKey
+from polchain.errors import EvidenceError
+from polchain.prover.anchored import AnchorBook, Kept, Trouble
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import HEAD, Ledger
 
@@ -17,9 +20,50 @@ from polchain.storage.ledger import HEAD, Ledger
 CHECKED = "self-check"
 FAILED = "self-check-failed"
 
-__all__ = ["Status", "describe"]
+__all__ = ["Anchored", "AnchoredBy", "Status", "describe"]
 
 NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredBy:
+    """What one source of time has of a run.
+
+    Attributes:
+        source: the network's name, or the time-stamping authority's.
+        kind: ethereum or rfc3161.
+        final, pending: how many receipts.
+    """
+
+    source: str
+    kind: str
+    final: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """The anchors of a run, as its folder has them.
+
+    Attributes:
+        heads: how many heads have a receipt.
+        step: the last step of the newest of them; None where there is none.
+        trouble: why anchoring does not work at present.
+    """
+
+    heads: int
+    step: int | None
+    sources: tuple[AnchoredBy, ...]
+    trouble: Trouble | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `polchain status --json` prints it."""
+        return {
+            "heads": self.heads,
+            "step": self.step,
+            "sources": [asdict(one) for one in self.sources],
+            "trouble": asdict(self.trouble) if self.trouble is not None else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +78,7 @@ class Status:
         bytes: what the run's folder takes on disk.
         self_check: the last segment (from 1) that the self-check replayed exactly; None for a foreign run.
         seed_source: prover, beacon or task; None where no step was recorded yet.
+        anchors: which heads were anchored.
         missing: what is not there that should be, as short sentences.
     """
 
@@ -52,6 +97,7 @@ class Status:
     bytes: int
     self_check: int | None
     seed_source: str | None
+    anchors: Anchored
     missing: tuple[str, ...]
 
     @property
@@ -76,6 +122,7 @@ class Status:
             "bytes": self.bytes,
             "self_check": self.self_check,
             "seed_source": self.seed_source,
+            "anchors": self.anchors.to_json(),
             "missing": list(self.missing),
         }
 
@@ -118,6 +165,8 @@ def describe(run: Path) -> Status:
         missing.append(f"{HEAD} is not the last head: the next writer mends it if it is behind")
     if genesis.recipe is not None:
         missing += [f"recipe/{ref.path}" for ref in genesis.recipe.files if not (run / "recipe" / ref.path).is_file()]
+    anchors, damaged = _anchors(run, entries)
+    missing += damaged
     return Status(
         path=run,
         run_id=genesis.run_id,
@@ -134,8 +183,43 @@ def describe(run: Path) -> Status:
         bytes=_size(run),
         self_check=None if genesis.foreign else int(checked) if checked.isdecimal() else 0,
         seed_source=start.source if start is not None else None,
+        anchors=anchors,
         missing=tuple(missing),
     )
+
+
+def _anchors(run: Path, entries: Sequence[Entry]) -> tuple[Anchored, list[str]]:
+    """What was anchored, and what of it cannot be read."""
+    book = AnchorBook(run)
+    kept: list[Kept] = []
+    damaged: list[str] = []
+    trouble = None
+    for size, source, _ in book.names():
+        try:
+            filed = book.find(size, source)
+        except EvidenceError as error:
+            damaged.append(str(error))
+            continue
+        if filed is not None:  # it may go while this looks
+            kept.append(Kept(source, filed))
+    try:
+        trouble = book.trouble()
+    except EvidenceError as error:
+        damaged.append(str(error))
+    by: dict[tuple[str, str], list[bool]] = {}
+    for one in kept:
+        by.setdefault((one.filed.receipt.kind, _called(one)), []).append(one.final)
+    newest = max((one.filed.head_size for one in kept), default=0)
+    covered = [entry.step for entry in entries[:newest] if isinstance(entry, CheckpointEntry)]
+    sources = tuple(AnchoredBy(name, kind, sum(all_), len(all_) - sum(all_)) for (kind, name), all_ in by.items())
+    step = (covered[-1] if covered else 0) if kept else None
+    return Anchored(len({one.filed.head_size for one in kept}), step, sources, trouble), damaged
+
+
+def _called(one: Kept) -> str:
+    """What the prover calls the source."""
+    network = one.filed.receipt.body.get("network")
+    return network if isinstance(network, str) else one.source.removeprefix("rfc3161-")
 
 
 def _size(folder: Path) -> int:

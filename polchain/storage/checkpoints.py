@@ -118,8 +118,11 @@ def read_tensors(path: Path, manifest: Manifest) -> Snapshot:
     return Snapshot(manifest, buffers)
 
 
-def write_durably(path: Path, *parts: bytes | memoryview) -> None:
+def write_durably(path: Path, *parts: bytes | memoryview, mode: int = 0o666) -> None:
     """Write a file so that it is whole under its name or not there: written, synced, renamed, folder synced.
+
+    Args:
+        mode: who may read it, less the umask.
 
     Raises:
         StorageError: the disk refused.
@@ -127,7 +130,7 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         make_folder(path.parent)
-        with partial.open("wb") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
             for part in parts:
                 file.write(part)
             file.flush()

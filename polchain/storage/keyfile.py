@@ -16,10 +16,10 @@ from pathlib import Path
 
 import platformdirs
 
-from polchain.core.note import PrivateKey
+from polchain.core.note import PrivateKey, PublicKey
 from polchain.errors import FormatError, KeyUnavailableError, UsageError
 
-__all__ = ["PassphraseSource", "default_key_file", "read_key", "write_key"]
+__all__ = ["PassphraseSource", "default_key_file", "read_key", "read_public", "write_key"]
 
 KEY_LIMIT = 65_536
 PUBLIC = (b"ssh-", b"ed25519:")
@@ -136,6 +136,29 @@ def read_key(path: Path, source: PassphraseSource) -> PrivateKey:
         UsageError: it is a public key.
         FormatError: not an Ed25519 key in OpenSSH format.
     """
+    data = _read(path)
+    with contextlib.suppress(KeyUnavailableError):
+        return PrivateKey.from_openssh(data, None)
+    passphrase = source.obtain(path)
+    if not passphrase:
+        why = "there is no terminal to ask for its passphrase" if passphrase is None else "the passphrase is empty"
+        raise KeyUnavailableError(
+            f"the key {path} is encrypted, and {why}",
+            hint="--passphrase-file FILE or --passphrase-fd N; POLCHAIN_PASSPHRASE_FILE for a script run by hand",
+        )
+    return PrivateKey.from_openssh(data, passphrase)
+
+
+def read_public(path: Path) -> PublicKey:
+    """The public half of a private key's file; no passphrase is needed.
+
+    Raises:
+        KeyUnavailableError, UsageError, FormatError: as `read_key`.
+    """
+    return PublicKey.of_private_file(_read(path))
+
+
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(KEY_LIMIT + 1)
@@ -150,16 +173,7 @@ def read_key(path: Path, source: PassphraseSource) -> PrivateKey:
         raise KeyUnavailableError(f"cannot read the key {path}: {error.strerror}") from None
     if len(data) > KEY_LIMIT:
         raise FormatError(f"{path} is no key")
-    with contextlib.suppress(KeyUnavailableError):
-        return PrivateKey.from_openssh(data, None)
-    passphrase = source.obtain(path)
-    if not passphrase:
-        why = "there is no terminal to ask for its passphrase" if passphrase is None else "the passphrase is empty"
-        raise KeyUnavailableError(
-            f"the key {path} is encrypted, and {why}",
-            hint="--passphrase-file FILE or --passphrase-fd N; POLCHAIN_PASSPHRASE_FILE for a script run by hand",
-        )
-    return PrivateKey.from_openssh(data, passphrase)
+    return data
 
 
 def _from_keyring(key_file: Path) -> bytes | None:

@@ -23,7 +23,7 @@ from types import TracebackType
 
 import sqlite_utils
 
-from polchain.core.claim import LISTING
+from polchain.core.claim import HEADS, LISTING
 from polchain.core.digest import Digest
 from polchain.core.entries import Entry, encode_entry, leaf_data, parse_entry
 from polchain.core.genesis import Genesis
@@ -81,6 +81,7 @@ class Ledger:
                         f"the run at {folder} belongs to {self.genesis.key}, the key given is {key.public}",
                         hint="give the key that the run was started with: --key-file",
                     )
+                self._check_published()
                 self._mend_head(key)
         except sqlite3.Error as error:
             self._unlock()
@@ -281,6 +282,16 @@ class Ledger:
             if not isinstance(data, bytes):
                 raise FormatError(f"entry {number} of the ledger is not bytes")
             self.frontier.append(leaf_hash(leaf_data(data)))
+
+    def _check_published(self) -> None:
+        """Compare with every head that was published: a ledger without one of them is older than it."""
+        for path in sorted((self.folder / "heads").glob("*.note")):
+            match = HEADS.fullmatch(f"heads/{path.name}")
+            if match is not None and self._note(int(match[1])) != path.read_bytes():
+                raise RolledBackError(
+                    f"heads/{path.name} was published, and this ledger of {self.size} entries does not hold it",
+                    hint="the ledger was put back to an older state: restore the newest; signing on would fork the log",
+                )
 
     def _mend_head(self, key: PrivateKey) -> None:
         note = self.head()

@@ -6,42 +6,33 @@
      (4) the head's signature and origin                   (9) anchored and other heads extend one log
      (5) entries rebuild the root; prev and chain hold    (10) receipts
 
-(1) and (2) begin in `Claim.read`. (9) and (10) have nothing to look at until claims carry more than their last head.
-No torch is loaded: this runs anywhere.
+(1) and (2) begin in `Claim.read`; (5) to (7) are in `sequence`, (9) in `heads`, (10) in `receipts`. Nobody is asked:
+when a head was published is for `timing` to find out. No torch is loaded: this runs anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from polchain.core import merkle
-from polchain.core.claim import ENTRIES, HEAD, Claim, checkpoint_name, manifest_name
-from polchain.core.entries import (
-    CheckpointEntry,
-    Entry,
-    KeyChange,
-    Start,
-    chain_base,
-    extend_chain,
-    leaf_data,
-    parse_entry,
-)
+from polchain.anchors.binding import check_address_binding
+from polchain.core.binding import check_key_binding
+from polchain.core.claim import BEACON, ENTRIES, HEAD, HEADS, RECEIPTS, Claim, checkpoint_name, manifest_name
+from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, parse_entry
 from polchain.core.entries import Final as FinalEntry
 from polchain.core.genesis import Genesis
 from polchain.core.manifest import FileRow, check_manifest
 from polchain.core.note import TreeHead, open_head, origin_of
-from polchain.errors import ChainError, FormatError, KeyMismatchError, UsageError
+from polchain.errors import ChainError, FormatError, KeyMismatchError
 from polchain.storage.checkpoints import read_tensors
-from polchain.training.randomness import BatchOrder, batch_digest, run_seed
+from polchain.training.randomness import BatchOrder
+from polchain.verifier.heads import SignedHead, check_heads
 from polchain.verifier.policy import Policy
+from polchain.verifier.receipts import AnchoredHead, BeaconBlock, check_beacon_block, check_receipts
+from polchain.verifier.sequence import check_batches, check_chain, check_order, check_tree
 
 __all__ = ["IntactClaim", "Segment", "check_integrity"]
-
-# What a verifier is willing to hold in memory: 8 bytes a sample for an epoch's order, some 40 an index for a segment.
-MAX_SAMPLES: Final = 2**27
-MAX_INDICES: Final = 2**28
 
 _SEAL: Final = object()
 
@@ -85,6 +76,10 @@ class IntactClaim:
         recipe: the recipe's files by path.
         order: which samples each step used; None for a foreign run.
         seed: the run's seed; None for a foreign run.
+        numbers: the number of each checkpoint's entry.
+        roots: the root of the first 0, 1, 2, ... entries.
+        anchored: the receipts, true in themselves.
+        beacon: what is known of the seed's beacon; None where the seed comes from elsewhere.
     """
 
     claim: Claim
@@ -98,6 +93,10 @@ class IntactClaim:
     recipe: Mapping[str, bytes]
     order: BatchOrder | None
     seed: bytes | None
+    numbers: tuple[int, ...]
+    roots: Sequence[bytes]
+    anchored: tuple[AnchoredHead, ...]
+    beacon: BeaconBlock | None
     seal: object
 
     def __post_init__(self) -> None:
@@ -116,8 +115,13 @@ class IntactClaim:
         return self.checkpoints[-1].step if self.checkpoints else 0
 
 
-def check_integrity(claim: Claim, policy: Policy) -> IntactClaim:
+def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | None = None) -> IntactClaim:
     """Check that a claim is what its prover signed, byte by byte.
+
+    Args:
+        claim: the claim.
+        policy: what the verifier trusts.
+        heads: signed heads of this log that the verifier got elsewhere, as notes, by a name for messages.
 
     Raises:
         EvidenceError: what is false, by name: a format, a signature, a key, a root, a link, a manifest, a tensor.
@@ -137,19 +141,26 @@ def check_integrity(claim: Claim, policy: Policy) -> IntactClaim:
             hint="the prover's key comes from outside the claim: ask for it again",
         )
 
-    # (4) the head's signature and origin
-    head = open_head(claim.head(), origin_of(genesis.key, genesis.run_id), genesis.key)
+    # (4) the head's signature and origin; the address that the key is bound to, where it is to one
+    note = claim.head()
+    head = open_head(note, origin_of(genesis.key, genesis.run_id), genesis.key)
+    if genesis.ethereum is not None:
+        check_key_binding(genesis.ethereum, genesis.key, genesis.run_id)
+        check_address_binding(genesis.ethereum, genesis.key, genesis.run_id)
 
     # (5) entries rebuild the root; each prev and chain holds
-    _check_tree(data, entries, head)
-    _check_chain(genesis, entries)
+    check_tree(data, entries, head)
+    check_chain(genesis, entries)
+    roots = (*(entry.prev.value for entry in entries), head.root)
 
     # (6) kinds in order, steps increasing by the interval schedule
-    checkpoints = _check_order(genesis, entries)
-    start = next((entry for entry in entries if isinstance(entry, Start)), None)
+    checkpoints = check_order(genesis, entries)
+    numbers = tuple(number for number, entry in enumerate(entries) if isinstance(entry, CheckpointEntry))
+    starts = [(number, entry) for number, entry in enumerate(entries) if isinstance(entry, Start)]
+    started, start = starts[0] if starts else (0, None)
 
     # (7) batch digests, recomputed from the seed
-    seed, order = _check_batches(genesis, start, checkpoints, data[0])
+    seed, order = check_batches(genesis, start, checkpoints, data[0])
 
     # (2) again: what is listed is what the log refers to, and nothing else
     _check_layout(claim, genesis, checkpoints)
@@ -157,6 +168,13 @@ def check_integrity(claim: Claim, policy: Policy) -> IntactClaim:
     # (8) manifests match entries, disclosed tensors match manifests
     for entry in checkpoints:
         _check_state(claim, genesis, entry)
+
+    # (9) anchored heads, and those from elsewhere, extend one log
+    anchored_heads = check_heads(claim, SignedHead(HEAD, head, note), roots, data, genesis.key, heads or {})
+
+    # (10) receipts, and the beacon's block, which is found by one of them
+    anchored = check_receipts(claim, genesis, anchored_heads, policy.sources)
+    beacon = check_beacon_block(claim, start, started, anchored, policy.sources)
 
     return IntactClaim(
         claim=claim,
@@ -170,6 +188,10 @@ def check_integrity(claim: Claim, policy: Policy) -> IntactClaim:
         recipe=claim.recipe(),
         order=order,
         seed=seed,
+        numbers=numbers,
+        roots=roots,
+        anchored=anchored,
+        beacon=beacon,
         seal=_SEAL,
     )
 
@@ -181,100 +203,9 @@ def _parse(number: int, data: bytes) -> Entry:
         raise FormatError(f"entry {number}: {error}", hint=error.hint) from error
 
 
-def _check_tree(data: tuple[bytes, ...], entries: tuple[Entry, ...], head: TreeHead) -> None:
-    frontier = merkle.Frontier()
-    for number, (raw, entry) in enumerate(zip(data, entries, strict=True)):
-        if entry.prev.value != frontier.root():
-            raise ChainError(
-                f"entry {number} does not follow the one before it: an entry was changed, swapped or dropped"
-            )
-        frontier.append(merkle.leaf_hash(leaf_data(raw)))
-    if head.size != frontier.size:
-        raise ChainError(f"the head signs {head.size} entries, the log has {frontier.size}")
-    if head.root != frontier.root():
-        raise ChainError("the entries do not rebuild the root that the head signs")
-
-
-def _check_chain(genesis: Genesis, entries: tuple[Entry, ...]) -> None:
-    chain = chain_base(genesis)
-    for number, entry in enumerate(entries):
-        if isinstance(entry, CheckpointEntry):
-            expected = extend_chain(chain, entry.state)
-            if entry.chain != expected:
-                raise ChainError(f"entry {number}: chain does not follow from the states before it")
-            chain = expected.value
-
-
-def _check_order(genesis: Genesis, entries: tuple[Entry, ...]) -> tuple[CheckpointEntry, ...]:
-    checkpoints: list[CheckpointEntry] = []
-    started = ended = False
-    for number, entry in enumerate(entries[1:], start=1):
-        if ended:
-            raise ChainError(f"entry {number} comes after the final one")
-        if isinstance(entry, Genesis):
-            raise ChainError(f"entry {number} is a second genesis")
-        if isinstance(entry, Start):
-            if started or checkpoints or genesis.foreign:
-                raise ChainError(f"entry {number}: a start in the wrong place")
-            if entry.source == "task" and genesis.task is None:
-                # A task's seed is bound to no key: without this, anybody's run could be signed again with its seed.
-                raise ChainError(f"entry {number}: the seed is a task's, but the genesis names no task")
-            started = True
-        elif isinstance(entry, CheckpointEntry):
-            _check_step(genesis, started, checkpoints[-1] if checkpoints else None, entry, number)
-            checkpoints.append(entry)
-        elif isinstance(entry, FinalEntry):
-            last = checkpoints[-1] if checkpoints else None
-            if last is None or (entry.step, entry.state, entry.chain) != (last.step, last.state, last.chain):
-                raise ChainError(f"entry {number}: the final state is not the last checkpoint's")
-            ended = True
-    return tuple(checkpoints)
-
-
-def _check_step(
-    genesis: Genesis, started: bool, before: CheckpointEntry | None, entry: CheckpointEntry, number: int
-) -> None:
-    configuration = genesis.configuration
-    if configuration is None:
-        if before is not None and entry.step <= before.step:
-            raise ChainError(f"entry {number}: step {entry.step} does not come after step {before.step}")
-        return
-    if not started:
-        raise ChainError(f"entry {number}: a checkpoint before the start")
-    expected = 0 if before is None else configuration.next_checkpoint(before.step)
-    if before is not None and before.step >= configuration.steps:
-        raise ChainError(f"entry {number}: a checkpoint after the last step, {configuration.steps}")
-    if entry.step != expected:
-        raise ChainError(f"entry {number}: step {entry.step} where the interval schedule has step {expected}")
-    if (entry.update is None) != (before is None):
-        raise ChainError(f"entry {number}: an update size belongs to every checkpoint but the first")
-
-
-def _check_batches(
-    genesis: Genesis, start: Start | None, checkpoints: tuple[CheckpointEntry, ...], first: bytes
-) -> tuple[bytes | None, BatchOrder | None]:
-    if genesis.dataset is None or genesis.configuration is None or start is None:
-        return None, None
-    seed = run_seed(start.value, merkle.leaf_hash(leaf_data(first)), start.source)
-    size = genesis.configuration.batch_size
-    if genesis.dataset.samples > MAX_SAMPLES:
-        raise FormatError(f"genesis: {genesis.dataset.samples} samples, over the limit of {MAX_SAMPLES}")
-    try:
-        order = BatchOrder(seed, genesis.dataset.samples, size)
-    except UsageError as error:
-        raise FormatError(f"genesis: {error}") from error
-    done = 0
-    for entry in checkpoints:
-        if (entry.step - done) * size > MAX_INDICES:
-            raise FormatError(f"step {entry.step}: a segment of over {MAX_INDICES} samples")
-        if entry.batches != batch_digest(list(order.batches(done, entry.step))):
-            raise ChainError(f"step {entry.step}: the batches are not the ones that the seed gives")
-        done = entry.step
-    return seed, order
-
-
 def _check_layout(claim: Claim, genesis: Genesis, checkpoints: tuple[CheckpointEntry, ...]) -> None:
-    known = {ENTRIES, HEAD}
+    known = {ENTRIES, HEAD, BEACON}
+    known |= {name for name in claim.files if HEADS.fullmatch(name) or RECEIPTS.fullmatch(name)}
     for entry in checkpoints:
         known |= {manifest_name(entry.state), checkpoint_name(entry.state)}
     files = genesis.recipe.files if genesis.recipe is not None else ()

@@ -6,8 +6,9 @@
     confidence = 0.99                                   c: with at least this probability
     top_updates = 5                                     Q: that many largest updates are always replayed
     unsafe_no_sandbox = false                           run a recipe that nobody vouched for, on this machine, as you
+    [[network]] ...  [[tsa]] ...                        whose time is believed; see `sources`
 
-Whatever the file does not say has the value above (no keys, no recipes).
+Whatever the file does not say has the value above (no keys, no recipes, no sources of time).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from polchain.core.digest import Digest
 from polchain.core.note import PublicKey
 from polchain.errors import PolchainError, PolicyError
 from polchain.verifier.soundness import check_fraction, draws_needed
+from polchain.verifier.sources import Sources
 
 __all__ = ["Policy"]
 
@@ -37,6 +39,7 @@ class Policy:
         confidence: c, the least probability of catching it.
         top_updates: Q, how many of the largest updates are always replayed.
         unsafe_no_sandbox: run unvouched recipes without a sandbox.
+        sources: whose time is believed; empty means that no time is final.
     """
 
     keys: frozenset[PublicKey] = field(default_factory=frozenset)
@@ -45,6 +48,7 @@ class Policy:
     confidence: float = 0.99
     top_updates: int = 5
     unsafe_no_sandbox: bool = False
+    sources: Sources = field(default_factory=Sources)
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
@@ -73,7 +77,7 @@ class Policy:
             values = tomllib.loads(text.decode("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise PolicyError(f"cannot read the policy {path}: {error}") from error
-        known = {"keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox"}
+        known = {"keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox", "network", "tsa"}
         for name in values:
             if name not in known:
                 raise PolicyError(f"{path}: unknown name {name!r}", hint=f"known: {', '.join(sorted(known))}")
@@ -86,6 +90,7 @@ class Policy:
                 confidence=_number(values, "confidence", default.confidence),
                 top_updates=_whole(values, "top_updates", default.top_updates),
                 unsafe_no_sandbox=_switch(values, "unsafe_no_sandbox"),
+                sources=Sources.parse(values, path.parent),
             )
         except PolicyError:
             raise

@@ -3,7 +3,7 @@
 The first that applies:
 
     REFUTED        a signed statement is false, and which
-    INCONCLUSIVE   something is missing, and what: an unmet bound, an unpinned key, a foreign run
+    INCONCLUSIVE   something is missing, and what: an unmet bound, an unpinned key, a beacon's block, a foreign run
     COMPUTED       reproduced, but nobody vouched for the recipe
     VERIFIED       integrity; key pinned; recipe vouched; initial state regenerated from the seed; all replayed
                    segments reproduced exactly; the bound within the policy
@@ -25,6 +25,8 @@ from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
 from polchain.verifier.replay import Outcome, Reproduction
 from polchain.verifier.soundness import Bound, escape_probability
+from polchain.verifier.times import Times, plain
+from polchain.verifier.timing import establish
 
 __all__ = ["MEANING", "Ruled", "Verdict", "judge", "judge_unreplayed"]
 
@@ -64,6 +66,7 @@ class Verdict:
         key: the signing key.
         pinned: whether that key came from outside the claim.
         remarks: what was not checked, or differs without being wrong.
+        times: when the log was written; None where that was not looked into.
     """
 
     outcome: Ruled
@@ -80,6 +83,7 @@ class Verdict:
     key: str
     pinned: bool
     remarks: tuple[str, ...]
+    times: Times | None = None
 
     @property
     def exit_code(self) -> int:
@@ -120,6 +124,7 @@ class Verdict:
             },
             "replays": replays,
             "remarks": list(self.remarks),
+            **(self.times.to_json() if self.times is not None else {"anchors": [], "intervals": []}),
         }
         if self.last_state is not None:
             value["last_state"] = self.last_state
@@ -137,6 +142,7 @@ def judge(
     policy: Policy,
     *,
     vouched: bool,
+    times: Times | None = None,
     false_statements: Sequence[str] = (),
     remarks: Sequence[str] = (),
 ) -> Verdict:
@@ -148,13 +154,15 @@ def judge(
         reproductions: what came of it, the initial state included; fewer than picked where one convicted.
         policy: what the verifier demands.
         vouched: whether the recipe's text is accepted.
+        times: when the log was written, as `establish` found; None for what is known without asking anybody.
         false_statements: signed statements that were found false without replay.
         remarks: what else the reader should know.
     """
+    times = times or establish(intact, Policy())
     refuting = list(false_statements)
     refuting += [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.REFUTED]
     bound = _bound(intact, challenge, reproductions, policy)
-    missing = _missing(intact, challenge, reproductions, bound)
+    missing = _missing(intact, challenge, reproductions, bound, times)
     if refuting:
         outcome, reasons = Ruled.REFUTED, refuting
     elif missing:
@@ -164,13 +172,17 @@ def judge(
         reasons = ["every replay is exact, but nobody vouched for the recipe: read it, then pass --trust-recipe"]
     else:
         outcome, reasons = Ruled.VERIFIED, [f"{len(reproductions)} replays, all exact; {bound}"]
-    return _verdict(intact, outcome, reasons, bound, reproductions, challenge, vouched, remarks)
+    return _verdict(intact, outcome, reasons, bound, reproductions, challenge, vouched, times, remarks)
 
 
-def judge_unreplayed(intact: IntactClaim, policy: Policy, reasons: Sequence[str], *, vouched: bool) -> Verdict:
+def judge_unreplayed(
+    intact: IntactClaim, policy: Policy, reasons: Sequence[str], *, vouched: bool, times: Times | None = None
+) -> Verdict:
     """The verdict on a claim of which nothing could be replayed: INCONCLUSIVE, with what is missing."""
+    times = times or establish(intact, Policy())
     bound = Bound(0, policy.fraction, policy.confidence, 1.0, 0, intact.steps)
-    return _verdict(intact, Ruled.INCONCLUSIVE, [*reasons, *_unpinned(intact)], bound, (), None, vouched, ())
+    missing = [*reasons, *times.missing, *_unpinned(intact)]
+    return _verdict(intact, Ruled.INCONCLUSIVE, missing, bound, (), None, vouched, times, ())
 
 
 def _bound(intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Reproduction], policy: Policy) -> Bound:
@@ -185,7 +197,7 @@ def _bound(intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Re
 
 
 def _missing(
-    intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Reproduction], bound: Bound
+    intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Reproduction], bound: Bound, times: Times
 ) -> list[str]:
     missing = [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.INCONCLUSIVE]
     answered = {item.pick.segment.index for item in reproductions if item.pick is not None}
@@ -198,8 +210,9 @@ def _missing(
         missing.append("the initial state was not regenerated")
     if intact.genesis.parent is not None:
         missing.append("the run continues another one, which cannot be verified yet")
-    if intact.start is not None and intact.start.source != "prover":
+    if intact.start is not None and intact.start.source not in ("prover", "beacon"):
         missing.append(f"the seed is said to be a {intact.start.source}'s, which cannot be checked yet")
+    missing += times.missing
     if intact.key_changes:
         missing.append("the log rotates or revokes keys, which cannot be evaluated yet")
     if not bound.met:
@@ -223,6 +236,7 @@ def _verdict(
     reproductions: Sequence[Reproduction],
     challenge: Challenge | None,
     vouched: bool,
+    times: Times,
     remarks: Sequence[str],
 ) -> Verdict:
     recipe = intact.genesis.recipe
@@ -231,10 +245,10 @@ def _verdict(
     exported = intact.final.files if intact.final is not None else ()
     loose = [f"{ref.path}, which the final entry names, was not compared with the last state" for ref in exported]
     early = _ends_early(intact)
-    untimed = ["the log is not anchored: it says what, not when"]
+    timed = (*times.remarks, *times.forks)
     return Verdict(
         outcome=outcome,
-        reasons=tuple(_plain(reason) for reason in reasons),
+        reasons=tuple(plain(reason) for reason in reasons),
         bound=bound,
         reproductions=tuple(reproductions),
         challenge=challenge,
@@ -247,8 +261,9 @@ def _verdict(
         key=str(intact.genesis.key),
         pinned=intact.pinned,
         remarks=tuple(
-            _plain(text) for text in (*remarks, *early, *(weak if source == "prover" else []), *loose, *untimed)
+            plain(text) for text in (*remarks, *early, *(weak if source == "prover" else []), *loose, *timed)
         ),
+        times=times,
     )
 
 
@@ -261,8 +276,3 @@ def _ends_early(intact: IntactClaim) -> list[str]:
     if intact.steps < configuration.steps:
         return [f"the genesis allows {configuration.steps} steps; the log ends at {intact.steps}{unended}"]
     return ["the log ends at its last step, without a final entry"] if unended else []
-
-
-def _plain(text: str) -> str:
-    """A sentence that may quote the claim, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text)

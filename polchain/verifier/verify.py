@@ -1,13 +1,13 @@
 """All of a verification in one call.
 
-Claim -> IntactClaim -> Challenge -> Reproductions -> Verdict
+Claim -> IntactClaim -> Times, Challenge -> Reproductions -> Verdict
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from polchain.verifier.challenge import draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.replay import Outcome, Reproduction, measure_updates, replay, replay_initial
+from polchain.verifier.times import Times
+from polchain.verifier.timing import establish
 from polchain.verifier.verdict import Verdict, judge, judge_unreplayed
 from polchain.verifier.vouching import OwnRecipe, is_vouched
 
@@ -65,9 +67,10 @@ def verify(
     seed: bytes | None = None,
     full: bool = False,
     timeout: float = 3600.0,
+    heads: Mapping[str, bytes] | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Verify one claim: integrity, then replay, then judgement.
+    """Verify one claim: integrity, time, replay, judgement.
 
     Args:
         claim: the claim's folder.
@@ -78,6 +81,7 @@ def verify(
         seed: 32 bytes to draw from; fresh randomness where None.
         full: replay every segment.
         timeout: the most seconds that one replay may take.
+        heads: signed heads of this log that the verifier got elsewhere, as notes, by a name for messages.
         progress: called with what is being replayed, how many replays are done, and how many there are.
 
     Raises:
@@ -86,34 +90,42 @@ def verify(
     """
     if seed is not None and len(seed) != 32:
         raise UsageError("a challenge seed is 32 bytes")
-    intact = check_integrity(Claim.read(claim), policy)
+    intact = check_integrity(Claim.read(claim), policy, heads)
     own = OwnRecipe.script(Path(recipe), recipe_arguments) if recipe is not None else None
     request = Request(Path(claim), policy, Path(data), own, seed, full, timeout)
     return verify_intact(intact, request, progress)
 
 
 def verify_intact(intact: IntactClaim, request: Request, progress: Progress | None = None) -> Verdict:
-    """Replay and judge a claim whose integrity holds.
+    """Date, replay and judge a claim whose integrity holds.
 
     Raises:
-        UnavailableError: data or a working replay process are missing.
+        AnchorError: the nodes deny a block, or times contradict each other.
+        UnavailableError: data or a working replay process are missing, or nodes contradict each other.
     """
     policy = request.policy
+    times = establish(intact, policy)
     genesis, start = intact.genesis, intact.start
     if genesis.recipe is None or genesis.dataset is None or genesis.configuration is None:
-        return judge_unreplayed(
-            intact, policy, ["a foreign run: its loop was not polchain's, so it is not replayable"], vouched=False
-        )
+        reason = "a foreign run: its loop was not polchain's, so it is not replayable"
+        return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
     if start is None or not intact.segments:
-        return judge_unreplayed(intact, policy, ["the run has no recorded steps yet"], vouched=False)
+        reason = "the run has no recorded steps yet"
+        return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
     program = Program(genesis.recipe, intact.recipe)
     with Bench(program, setting_of(start.fingerprint), request.data, timeout=request.timeout) as bench:
         vouched = is_vouched(intact, policy, request.recipe, bench)
-        return _replay_and_judge(intact, start, request, bench, vouched, progress)
+        return _replay_and_judge(intact, start, times, request, bench, vouched, progress)
 
 
 def _replay_and_judge(
-    intact: IntactClaim, start: Start, request: Request, bench: Bench, vouched: bool, progress: Progress | None
+    intact: IntactClaim,
+    start: Start,
+    times: Times,
+    request: Request,
+    bench: Bench,
+    vouched: bool,
+    progress: Progress | None,
 ) -> Verdict:
     policy = request.policy
     if not vouched and not policy.unsafe_no_sandbox:
@@ -121,7 +133,7 @@ def _replay_and_judge(
             "nobody vouched for the recipe, and without a sandbox a stranger's program is not run: "
             "pass --recipe PATH, your own copy, or --trust-recipe DIGEST once you have read it"
         )
-        return judge_unreplayed(intact, policy, [reason], vouched=False)
+        return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
 
     updates, false = measure_updates(intact)
     seed = request.seed or secrets.token_bytes(32)
@@ -138,10 +150,10 @@ def _replay_and_judge(
         if vouched and isinstance(error, DatasetError | WorkerError):
             raise
         reason = f"the recipe does not run here: {error}"
-        return judge_unreplayed(intact, policy, [reason], vouched=vouched)
+        return judge_unreplayed(intact, policy, [reason], vouched=vouched, times=times)
     remarks = _check_data(intact, configuration, leaves)
     if remarks:
-        return judge_unreplayed(intact, policy, remarks, vouched=vouched)
+        return judge_unreplayed(intact, policy, remarks, vouched=vouched, times=times)
     _tell(progress, "initial state", 0, total)
     try:
         found.append(replay_initial(intact, bench, start.fingerprint))
@@ -160,6 +172,7 @@ def _replay_and_judge(
         found,
         policy,
         vouched=vouched,
+        times=times,
         false_statements=false,
         remarks=differences(start.fingerprint, bench.here),
     )

@@ -13,6 +13,8 @@ from polchain.anchors.base import Receipt
 from polchain.anchors.chain import Chain
 from polchain.anchors.contract import contract
 from polchain.anchors.ethereum import EthereumAnchor
+from polchain.anchors.evidence import Evidence
+from polchain.anchors.inclusion import quantity
 from polchain.errors import AnchorError, AnchorUnavailableError, UsageError
 from tests.anchors.worlds import LOCAL, Anvil, AnvilWorld, Interposed, inclusion_of, target
 
@@ -53,6 +55,36 @@ def test_a_second_node_with_another_history_contradicts(
     # It matters to nobody who pinned the block.
     pinned = EthereumAnchor(LOCAL, [other], pinned=[inclusion_of(receipt).block])
     assert pinned.check(receipt, target()).status == "final"
+
+
+def test_a_node_that_has_no_block_at_that_height_neither_vouches_nor_denies(
+    anvil: AnvilWorld, receipt: Receipt, start_anvil: Callable[..., Anvil]
+) -> None:
+    behind = Chain.connect(start_anvil().address)
+    number = quantity(anvil.chain.receipt(Evidence.read(receipt).hash)["blockNumber"])
+    assert behind.height() < number
+    why = f"{behind.name} has no block {number} yet"
+    for nodes in ((behind,), (anvil.chain, behind), (behind, anvil.chain)):
+        stamp = checked_by(receipt, *nodes)
+        assert stamp.status == "unchecked"
+        assert why in stamp.weak
+    # Once it has another block there, it denies this one.
+    behind.ask("anvil_mine", hex(number))
+    with pytest.raises(AnchorUnavailableError, match="contradict each other"):
+        checked_by(receipt, anvil.chain, behind)
+    with pytest.raises(AnchorError, match="has not got it"):
+        checked_by(receipt, behind)
+
+
+def test_who_is_behind_neither_saves_nor_condemns_a_block_that_others_deny(
+    anvil: AnvilWorld, receipt: Receipt, start_anvil: Callable[..., Anvil]
+) -> None:
+    behind, denies = (Chain.connect(start_anvil().address) for _ in range(2))
+    denies.ask("anvil_mine", hex(20))
+    with pytest.raises(AnchorError, match=f"{denies.name} has not got it"):
+        checked_by(receipt, behind, denies)
+    with pytest.raises(AnchorUnavailableError, match="contradict each other"):
+        checked_by(receipt, behind, denies, anvil.chain)
 
 
 def test_a_node_that_makes_up_a_block_convinces_nobody_else(anvil: AnvilWorld, receipt: Receipt) -> None:

@@ -3,13 +3,13 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from polchain.core.claim import checkpoint_name
 from polchain.core.entries import encode_entry, leaf_data, parse_entry
-from polchain.core.genesis import Genesis
 from polchain.core.merkle import check_inclusion
 from polchain.core.note import PrivateKey
 from polchain.prover.export import export
@@ -186,7 +186,7 @@ def test_a_strangers_text_cannot_steer_the_terminal(call: Call, tmp_path: Path) 
     recipe = type(genesis.recipe)(
         "train.py", False, ("\x1b]0;owned\x07", "\u202e", "\x9b2J"), genesis.recipe.files, ("\x1b[2J",)
     )
-    changed = Genesis(genesis.run_id, key.public, None, recipe, genesis.dataset, genesis.configuration)
+    changed = replace(genesis, recipe=recipe)
     other = tmp_path / "other"
     (other / "recipe").mkdir(parents=True)
     (other / "recipe" / "train.py").write_bytes((run / "recipe" / "train.py").read_bytes())

@@ -12,7 +12,7 @@ import pytest
 
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest
-from polchain.core.entries import CheckpointEntry, Entry, Start
+from polchain.core.entries import BeaconRef, CheckpointEntry, Entry, Start
 from polchain.core.note import PrivateKey
 from polchain.errors import ChainError, KeyMismatchError
 from polchain.verifier.integrity import check_integrity
@@ -20,7 +20,7 @@ from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
 from tests.claims import DIGITS, Recorded, entries_of
 from tests.forgers.conftest import Verify
-from tests.forgers.forge import Workshop
+from tests.forgers.forge import Workshop, edited
 
 SGD = ("--optimizer", "sgd")
 
@@ -100,8 +100,13 @@ def test_a_seed_that_is_only_said_to_be_a_beacons_is_not_verified(
 ) -> None:
     shop = Workshop(sgd_victim.claim, source="beacon")
     states, losses = shop.train(60)
-    claim = shop.claim(tmp_path / "claim", states, losses)
+    named = edited(Start, beacon=BeaconRef(1, "mainnet", 20_000_000))
+    claim = shop.claim(tmp_path / "claim", states, losses, named)
     assert any(isinstance(entry, Start) and entry.source == "beacon" for entry in entries_of(claim))
     verdict = polchain_says(claim, shop.key.public, SGD, recipe=DIGITS)
     assert verdict.outcome is Ruled.INCONCLUSIVE
-    assert verdict.reasons == ("the seed is said to be a beacon's, which cannot be checked yet",)
+    assert verdict.reasons == (
+        "the seed is said to be the hash of mainnet block 20000000, which the claim does not show",
+        "the seed is said to be a beacon's, but the genesis binds no address to publish it",
+        "the seed is said to be a beacon's, but no receipt shows the genesis, alone, on mainnet",
+    )

@@ -5,9 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from polchain.core.claim import Claim, checkpoint_name
+from polchain.anchors.base import Receipt
+from polchain.anchors.beacon import BeaconEvidence
+from polchain.anchors.receipts import FiledReceipt
+from polchain.core.claim import Claim, checkpoint_name, head_name
 from polchain.core.note import PrivateKey, open_head, origin_of
-from polchain.errors import CheckpointMissingError, FormatError, ManifestError, MissingFileError, UsageError
+from polchain.errors import (
+    CheckpointMissingError,
+    FormatError,
+    ManifestError,
+    MissingFileError,
+    RolledBackError,
+    UsageError,
+)
+from polchain.prover.anchored import AnchorBook
 from polchain.prover.export import export
 from polchain.storage.ledger import Ledger
 from tests.runs import RECIPE, make_key, make_run, make_state
@@ -96,3 +107,67 @@ def test_a_changed_recipe_is_not_exported(run: Path, tmp_path: Path) -> None:
 def test_a_run_exports_while_it_is_written_to(tmp_path: Path, key: PrivateKey, run: Path) -> None:
     with Ledger(run, key):
         assert export(run, tmp_path / "claim").entries == 6
+
+
+def receipt(size: int, status: str = "final") -> FiledReceipt:
+    """A receipt as it is kept; what it proves is not looked at here."""
+    return FiledReceipt(size, Receipt("rfc3161", "pending" if status == "pending" else "final", {}))
+
+
+def anchor(run: Path, *sizes: int, status: str = "final") -> AnchorBook:
+    book = AnchorBook(run)
+    for size in sizes:
+        with Ledger(run) as ledger:
+            book.put_head(size, ledger.head(size))
+        book.put("rfc3161-tsa", receipt(size, status))
+    return book
+
+
+def test_a_claim_has_the_receipts_of_its_heads_and_these_heads(run: Path, tmp_path: Path) -> None:
+    book = anchor(run, 1, 6)
+    anchor(run, 4, status="pending")
+    (run / head_name(1)).unlink()  # the ledger has it too
+    with Ledger(run) as ledger:
+        book.put_head(2, ledger.head(2))  # no receipt came
+        heads = {size: ledger.head(size) for size in (1, 4, 6)}
+    book.put("rfc3161-tsa", receipt(7))  # anchored after the log was read
+    evidence = BeaconEvidence(11155111, "sepolia", b"\xc0")
+    book.put_beacon(evidence)
+    book.set_trouble("the node is away")
+    with book.locked():
+        done = export(run, tmp_path / "claim")
+    assert (done.receipts, done.pending) == (3, 1)
+    claim = Claim.read(tmp_path / "claim")
+    assert claim.heads() == heads
+    assert [(name, size) for name, size, _ in claim.receipts()] == [
+        (f"anchors/{size}-rfc3161-tsa.json", size) for size in (1, 4, 6)
+    ]
+    assert [FiledReceipt.parse(data) for _, _, data in claim.receipts()] == [
+        receipt(1), receipt(4, "pending"), receipt(6),
+    ]  # fmt: skip
+    assert claim.beacon() == evidence.encode()
+
+
+@pytest.mark.parametrize("name", ["anchors/6-rfc3161-tsa.json", "anchors/beacon.json"])
+def test_damaged_evidence_of_time_is_named_and_not_exported(run: Path, tmp_path: Path, name: str) -> None:
+    anchor(run, 6)
+    (run / name).write_bytes(b"{}")
+    with pytest.raises(FormatError, match=name):
+        export(run, tmp_path / "claim")
+    assert not (tmp_path / "claim").exists()
+
+
+def test_another_head_than_the_ledgers_is_not_exported(run: Path, tmp_path: Path) -> None:
+    anchor(run, 6)
+    (run / head_name(6)).write_bytes((run / head_name(6)).read_bytes()[:-2])
+    with pytest.raises(RolledBackError, match=head_name(6)):
+        export(run, tmp_path / "claim")
+
+
+def test_more_receipts_than_a_claim_may_have_are_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchor(run, 1, 2, 3)
+    monkeypatch.setattr("polchain.prover.export.MAX_RECEIPTS", 2)
+    with pytest.raises(FormatError, match="3 receipts are more than the 2"):
+        export(run, tmp_path / "claim")

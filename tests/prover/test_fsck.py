@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from polchain.core.claim import checkpoint_name, manifest_name
+from polchain.anchors.base import Receipt
+from polchain.anchors.batch import Membership, make_batch
+from polchain.anchors.receipts import FiledReceipt
+from polchain.core.claim import checkpoint_name, head_name, manifest_name
 from polchain.core.note import PrivateKey
 from polchain.errors import MissingFileError, RunLockedError
+from polchain.prover.anchored import AnchorBook
 from polchain.prover.fsck import check
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
@@ -38,6 +42,34 @@ def database(run: Path, *statements: str) -> None:
     connection.close()
 
 
+BATCH = "ethereum-1-batch"
+RECEIPT = f"anchors/6-{BATCH}.json"
+
+
+def anchor(run: Path) -> Path:
+    """Give the last head a receipt that fits it, as far as no network is asked."""
+    with Ledger(run) as ledger:
+        note = ledger.head()
+    membership = make_batch([note, b"another"]).membership(note)
+    AnchorBook(run).put_head(6, note)
+    AnchorBook(run).put(BATCH, FiledReceipt(6, Receipt("ethereum", "final", {}), membership))
+    return run
+
+
+def strange() -> FiledReceipt:
+    membership: Membership = make_batch([b"one", b"another"]).membership(b"one")
+    return FiledReceipt(6, Receipt("ethereum", "final", {}), membership)
+
+
+def flip_head(run: Path) -> None:
+    text = (run / head_name(6)).read_bytes()
+    (run / head_name(6)).write_bytes(text.replace(b"\n6\n", b"\n7\n"))
+
+
+def copy_head(run: Path, size: int) -> None:
+    (run / head_name(size)).write_bytes((run / head_name(6)).read_bytes())
+
+
 STATE = make_state(2).manifest.state()
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -62,6 +94,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "older state",
     ),
+    "an anchored head": (lambda run: flip_head(anchor(run)), head_name(6)),
+    "a head of nobody": (lambda run: (anchor(run) / head_name(4)).write_bytes(b"nonsense"), head_name(4)),
+    "a head of the future": (lambda run: copy_head(anchor(run), 9), head_name(9)),
+    "a receipt": (lambda run: (anchor(run) / RECEIPT).write_bytes(b"{}"), RECEIPT),
+    "a receipt of another head": (
+        lambda run: (anchor(run) / RECEIPT).rename(run / "anchors" / "5-ethereum-1-batch.json"),
+        "5-ethereum-1-batch.json: it is of a head of 6",
+    ),
+    "a receipt of no head": (
+        lambda run: AnchorBook(run).put("rfc3161-tsa", FiledReceipt(9, Receipt("rfc3161", "final", {}))),
+        "no head of 9 entries",
+    ),
+    "a batch without the head": (lambda run: AnchorBook(anchor(run)).put(BATCH, strange()), f"anchors/6-{BATCH}.json"),
+    "a beacon": (lambda run: (anchor(run) / "anchors" / "beacon.json").write_bytes(b"{}"), "anchors/beacon.json"),
     "head.note": (lambda run: (run / "head.note").write_bytes(b"nonsense"), "head.note"),
     "the database": (lambda run: (run / "ledger.db").write_bytes(b"nonsense" * 999), "ledger.db"),
 }
@@ -70,6 +116,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_an_untouched_run_is_clean(run: Path) -> None:
     found = check(run)
     assert (found.damage, found.leftovers, found.entries, found.states) == ([], [], 6, 3)
+
+
+def test_an_anchored_run_is_clean_and_nothing_of_it_is_mended(run: Path) -> None:
+    anchor(run)
+    AnchorBook(run).set_trouble("the node is away")
+    found = check(run, repair=True)
+    assert (found.damage, found.leftovers) == ([], [])
+    (run / "anchors" / f".6-{BATCH}.json.77.partial").write_bytes(b"half")
+    (run / RECEIPT).write_bytes(b"{}")
+    assert check(run, repair=True).damage
+    assert (run / RECEIPT).read_bytes() == b"{}"
+    assert not list((run / "anchors").glob(".*")), "what a killed writer left half written is no evidence"
+    with AnchorBook(run).locked(), pytest.raises(RunLockedError, match="anchoring"):
+        check(run)
 
 
 @pytest.mark.parametrize("what", DAMAGE)

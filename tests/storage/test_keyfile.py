@@ -10,7 +10,7 @@ import pytest
 
 from polchain.core.note import PrivateKey, PublicKey
 from polchain.errors import FormatError, KeyUnavailableError, UsageError
-from polchain.storage.keyfile import PassphraseSource, default_key_file, read_key, write_key
+from polchain.storage.keyfile import PassphraseSource, default_key_file, read_key, read_public, write_key
 
 NOBODY = PassphraseSource()
 
@@ -46,6 +46,15 @@ def test_a_key_is_its_owners_alone(plain: Path, key: PrivateKey) -> None:
     assert stat.S_IMODE(plain.stat().st_mode) == 0o600
     assert read_key(plain, NOBODY).public == key.public
     assert PublicKey.parse(plain.with_name("key.pub").read_text()) == key.public
+
+
+def test_the_public_half_needs_no_passphrase(plain: Path, encrypted: Path, key: PrivateKey) -> None:
+    assert read_public(plain) == read_public(encrypted) == key.public
+    with pytest.raises(UsageError, match="public key"):
+        read_public(plain.with_name("key.pub"))
+    plain.chmod(0o644)
+    with pytest.raises(KeyUnavailableError, match="others can read"):
+        read_public(plain)
 
 
 def test_a_key_is_its_owners_alone_whatever_the_umask(tmp_path: Path, key: PrivateKey) -> None:

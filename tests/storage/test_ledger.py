@@ -262,6 +262,20 @@ def test_a_head_note_that_is_ahead_is_refused(run: Path, tmp_path: Path) -> None
     assert (tmp_path / "backup" / HEAD).read_bytes() == newest, "the evidence was overwritten"
 
 
+def test_a_ledger_older_than_a_published_head_is_not_signed_on(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "backup")
+    newest = grown(run)
+    (run / "heads").mkdir()
+    (run / "heads" / "7.note").write_bytes(newest)
+    Ledger(run, KEY).close()
+    # Put back with all its files, but for what was published.
+    shutil.copytree(run / "heads", tmp_path / "backup" / "heads")
+    with pytest.raises(RolledBackError, match=r"heads/7\.note was published") as caught:
+        Ledger(tmp_path / "backup", KEY)
+    assert "restore" in caught.value.hint
+    Ledger(tmp_path / "backup").close()
+
+
 def test_a_head_note_of_a_fork_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "fork")
     grown(run)

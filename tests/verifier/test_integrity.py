@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from polchain.core.claim import Claim, write_listing
 from polchain.core.digest import Digest, sha256
 from polchain.core.encoding import encode
-from polchain.core.entries import CheckpointEntry, Entry, Final, KeyChange, Start
+from polchain.core.entries import BeaconRef, CheckpointEntry, Entry, Final, KeyChange, Start
 from polchain.core.genesis import Configuration, DatasetRef, Genesis
 from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
 from polchain.errors import ChainError, FormatError, KeyMismatchError, MissingFileError, PolchainError, SignatureError
@@ -330,6 +330,7 @@ def after(kind: type, *more: Entry) -> Change:
 
 STRANGER = PrivateKey.generate().public
 LATE = CheckpointEntry(ZERO, 65, ROOTS, ZERO)
+BLOCK = BeaconRef(1, "mainnet", 100)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,12 @@ LATE = CheckpointEntry(ZERO, 65, ROOTS, ZERO)
         (lambda e: [] if isinstance(e, CheckpointEntry) and e.step == 0 else e, "has step 0"),
         (lambda e: [] if isinstance(e, CheckpointEntry) else e, "the final state is not the last checkpoint's"),
         (lambda e: replace(e, value=bytes(32)) if isinstance(e, Start) else e, "the batches are not the ones"),
-        (lambda e: replace(e, source="beacon", value=bytes(32)) if isinstance(e, Start) else e, "the batches are not"),
+        (lambda e: replace(e, source="beacon") if isinstance(e, Start) else e, "a beacon's seed names its block"),
+        (lambda e: replace(e, beacon=BLOCK) if isinstance(e, Start) else e, "a beacon's seed names its block"),
+        (
+            lambda e: replace(e, source="beacon", beacon=BLOCK, value=bytes(32)) if isinstance(e, Start) else e,
+            "the batches are not",
+        ),
         (lambda e: replace(e, source="task") if isinstance(e, Start) else e, "the genesis names no task"),
         (lambda e: replace(e, roots=ROOTS) if isinstance(e, Final) else e, "not the last checkpoint's"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from polchain.cli.verify import show_verdict
+from polchain.cli.verdicts import show_verdict
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import sha256
 from polchain.core.entries import CheckpointEntry, KeyChange

@@ -1,0 +1,98 @@
+"""Waiting for a run's beacon, before its training begins."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polchain.cli import output
+from polchain.cli.ethereum import connect, open_network
+from polchain.errors import AnchorUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from polchain.anchors.networks import Network
+    from polchain.prover.preregister import Due
+
+__all__ = ["need_beacon"]
+
+SLOT = 12.0  # seconds between two blocks of Ethereum
+LOCAL = 0.5
+
+
+def need_beacon(run: Path, network: str | None, rpc: str | None, *, wait: bool) -> None:
+    """See that a run whose genesis was published has its beacon's block; a run that has begun needs none.
+
+    Raises:
+        UsageError: it is to be waited for, and was never asked for.
+        BeaconPendingError: it is not final yet, and is not to be waited for.
+        AnchorUnavailableError: the network cannot be reached, and is not to be waited for.
+        AnchorError: the receipt of the genesis is false.
+    """
+    from polchain.prover.anchored import AnchorBook
+    from polchain.prover.preregister import published_genesis
+    from polchain.storage.ledger import Ledger
+
+    with Ledger(run) as ledger:
+        begun = ledger.size > 1
+    if begun or AnchorBook(run).beacon() is not None:
+        return
+    if published_genesis(run) is None:
+        if wait:
+            raise UsageError(
+                f"the genesis of {run} was not published, so there is no beacon to wait for",
+                hint="`polchain init --anchor` publishes it; without that, train without --wait-beacon",
+            )
+        return
+    _take(run, network, rpc, wait)
+
+
+def _take(run: Path, network: str | None, rpc: str | None, wait: bool) -> None:
+    from polchain.anchors.ethereum import EthereumAnchor
+    from polchain.prover.preregister import BeaconPendingError, take_beacon
+    from polchain.prover.settings import RunSettings
+
+    settings = RunSettings.read(run)
+    chosen = open_network(network, settings)
+    # Not asked yet: where it is waited for, a node that is away now ends nothing.
+    anchor = EthereumAnchor(chosen, [connect(chosen, rpc, settings)])
+    said = ""
+    with output.Progress(f"waiting for the beacon on {chosen.name}", 0, "blocks") as progress:
+        while True:
+            try:
+                evidence = take_beacon(run, anchor)
+                break
+            except BeaconPendingError as error:
+                if not wait:
+                    raise
+                if not said:
+                    output.note(f"{error}: waiting for it{_about(error.due)}")
+                said = "pending"
+                progress.update(*_far(error.due))
+            except AnchorUnavailableError as error:
+                if not wait:
+                    raise
+                # It may be long: a node that is away for a moment ends nothing.
+                if said != str(error):
+                    progress.clear()
+                    output.note(f"{error}; asking again")
+                said = str(error)
+            time.sleep(_pace(chosen))
+    output.note(f"the seed comes from {chosen.name} block {evidence.open().number}, 0x{evidence.value.hex()}")
+
+
+def _far(due: Due) -> tuple[int, int]:
+    from polchain.anchors.beacon import DISTANCE
+
+    done = max(0, due.final - due.anchored_in) if due.anchored_in is not None else 0
+    return min(done, DISTANCE), DISTANCE
+
+
+def _about(due: Due) -> str:
+    done, total = _far(due)
+    # Local chains make blocks when they like.
+    return f", about {(total - done) * SLOT / 60:.0f} minutes" if due.network.finality == "finalized" else ""
+
+
+def _pace(network: Network) -> float:
+    return SLOT if network.finality == "finalized" else LOCAL

@@ -1,0 +1,124 @@
+"""Where a run's seed comes from: its own draw, or, where the genesis was published, the block 64 after it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from polchain.core import merkle
+from polchain.core.entries import Start, encode_entry, leaf_data, parse_entry
+from polchain.core.manifest import Snapshot
+from polchain.errors import AnchorUnavailableError, UsageError
+from polchain.prover.anchored import AnchorBook
+from polchain.storage.ledger import DATABASE, Ledger
+from polchain.training.dataset import MapDataset
+from polchain.training.randomness import BatchOrder, run_seed
+from polchain.training.session import Options, Session, Stretch
+
+__all__ = ["SeedOnly", "draw", "make_start", "seed_of"]
+
+DRAWN = "seed"  # the ledger's private note with the value that was drawn
+
+
+def draw(ledger: Ledger) -> None:
+    """Draw a run's own value, once, before `start` publishes it: a crash in between changes nothing.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    if ledger.note(DRAWN) is None:
+        ledger.set_note(DRAWN, secrets.token_hex(32))
+
+
+def seed_of(ledger: Ledger, *, own: bool = False) -> bytes:
+    """A run's seed: from its `start` entry, else from its beacon's block, else from the value drawn for it.
+
+    Args:
+        ledger: the run's.
+        own: use the value drawn for it, even if the genesis was published and a beacon could give it.
+
+    Raises:
+        UsageError: the run has no seed yet.
+        AnchorUnavailableError: its beacon's block is not known yet.
+    """
+    leaf = merkle.leaf_hash(leaf_data(encode_entry(ledger.genesis)))
+    for data in ledger.entries(1):
+        entry = parse_entry(data)
+        if isinstance(entry, Start):
+            return run_seed(entry.value, leaf, entry.source)
+        break
+    evidence = None if own else AnchorBook(ledger.folder).beacon()
+    if evidence is not None:
+        return run_seed(evidence.value, leaf, "beacon")
+    if not own and _is_published(ledger):
+        raise AnchorUnavailableError(
+            "the genesis was published, so the seed comes from the block 64 after it, which is not known here yet",
+            hint=f"`polchain train {ledger.folder} --wait-beacon` waits for it; --own-seed draws one at once",
+        )
+    value = ledger.note(DRAWN)
+    if value is None:
+        raise UsageError("the run has no seed yet", hint="run its script once")
+    return run_seed(bytes.fromhex(value), leaf, "prover")
+
+
+def _is_published(ledger: Ledger) -> bool:
+    if ledger.genesis.ethereum is None:
+        return False
+    from polchain.prover.preregister import published_genesis
+
+    return published_genesis(ledger.folder) is not None
+
+
+def make_start(ledger: Ledger, here: Mapping[str, str | int | bool], *, own: bool = False) -> Start:
+    """The `start` entry of a run that `seed_of` gives the seed of, on a machine with this fingerprint.
+
+    Raises:
+        AnchorError: the beacon's block is not the one that it must be.
+    """
+    evidence = None if own else AnchorBook(ledger.folder).beacon()
+    if evidence is None:
+        return Start(ledger.root, "prover", bytes.fromhex(ledger.note(DRAWN) or ""), here)
+    from polchain.prover.preregister import beacon_ref
+
+    ref = beacon_ref(ledger.folder, evidence)
+    return Start(ledger.root, "beacon", evidence.value, here, ref)
+
+
+class SeedOnly:
+    """The host of `record(enabled=False)`: the same seed and order, nothing written."""
+
+    witnesses = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, options: Options) -> tuple[bytes, MapDataset]:
+        """The seed of the run in the folder, else a fresh one."""
+        self.seed = secrets.token_bytes(32)
+        if (self.folder / DATABASE).exists():
+            with Ledger(self.folder) as ledger:
+                self.seed = seed_of(ledger)
+        dataset = options.dataset()
+        self.order = BatchOrder(self.seed, len(dataset), options.configuration.batch_size)
+        return self.seed, dataset
+
+    def attached(self, session: Session) -> Stretch:
+        """All steps."""
+        return Stretch(0, session.configuration.steps)
+
+    def indices(self, step: int) -> Sequence[int]:
+        """The dataset indices of a step."""
+        return self.order.indices(step)
+
+    def sample(self, index: int, encoding: bytes) -> None:
+        """Samples are not kept."""
+
+    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
+        """Nothing is written."""
+
+    def finished(self) -> None:
+        """Nothing is written."""
+
+    def close(self, failed: bool) -> None:
+        """Nothing is open."""

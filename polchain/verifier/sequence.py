@@ -1,0 +1,132 @@
+"""Steps (5) to (7) of integrity: entries that follow from each other, in order, over the batches of the seed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from polchain.core import merkle
+from polchain.core.entries import CheckpointEntry, Entry, Start, chain_base, extend_chain, leaf_data
+from polchain.core.entries import Final as FinalEntry
+from polchain.core.genesis import Genesis
+from polchain.core.note import TreeHead
+from polchain.errors import ChainError, FormatError, UsageError
+from polchain.training.randomness import BatchOrder, batch_digest, run_seed
+
+__all__ = ["check_batches", "check_chain", "check_order", "check_tree"]
+
+# What a verifier is willing to hold in memory: 8 bytes a sample for an epoch's order, some 40 an index for a segment.
+MAX_SAMPLES: Final = 2**27
+MAX_INDICES: Final = 2**28
+
+
+def check_tree(data: tuple[bytes, ...], entries: tuple[Entry, ...], head: TreeHead) -> None:
+    """Step (5): every entry carries the root of those before it, and the head signs them all.
+
+    Raises:
+        ChainError: an entry was changed, swapped or dropped, or the head is of other entries.
+    """
+    frontier = merkle.Frontier()
+    for number, (raw, entry) in enumerate(zip(data, entries, strict=True)):
+        if entry.prev.value != frontier.root():
+            raise ChainError(
+                f"entry {number} does not follow the one before it: an entry was changed, swapped or dropped"
+            )
+        frontier.append(merkle.leaf_hash(leaf_data(raw)))
+    if head.size != frontier.size:
+        raise ChainError(f"the head signs {head.size} entries, the log has {frontier.size}")
+    if head.root != frontier.root():
+        raise ChainError("the entries do not rebuild the root that the head signs")
+
+
+def check_chain(genesis: Genesis, entries: tuple[Entry, ...]) -> None:
+    """Step (5): every `chain` follows from the states before it.
+
+    Raises:
+        ChainError: one does not.
+    """
+    chain = chain_base(genesis)
+    for number, entry in enumerate(entries):
+        if isinstance(entry, CheckpointEntry):
+            expected = extend_chain(chain, entry.state)
+            if entry.chain != expected:
+                raise ChainError(f"entry {number}: chain does not follow from the states before it")
+            chain = expected.value
+
+
+def check_order(genesis: Genesis, entries: tuple[Entry, ...]) -> tuple[CheckpointEntry, ...]:
+    """Step (6): kinds in order, steps by the interval schedule; returns the checkpoints.
+
+    Raises:
+        ChainError: an entry in the wrong place, or a checkpoint at another step than the schedule has.
+    """
+    checkpoints: list[CheckpointEntry] = []
+    started = ended = False
+    for number, entry in enumerate(entries[1:], start=1):
+        if ended:
+            raise ChainError(f"entry {number} comes after the final one")
+        if isinstance(entry, Genesis):
+            raise ChainError(f"entry {number} is a second genesis")
+        if isinstance(entry, Start):
+            if started or checkpoints or genesis.foreign:
+                raise ChainError(f"entry {number}: a start in the wrong place")
+            if entry.source == "task" and genesis.task is None:
+                # A task's seed is bound to no key: without this, anybody's run could be signed again with its seed.
+                raise ChainError(f"entry {number}: the seed is a task's, but the genesis names no task")
+            started = True
+        elif isinstance(entry, CheckpointEntry):
+            _check_step(genesis, started, checkpoints[-1] if checkpoints else None, entry, number)
+            checkpoints.append(entry)
+        elif isinstance(entry, FinalEntry):
+            last = checkpoints[-1] if checkpoints else None
+            if last is None or (entry.step, entry.state, entry.chain) != (last.step, last.state, last.chain):
+                raise ChainError(f"entry {number}: the final state is not the last checkpoint's")
+            ended = True
+    return tuple(checkpoints)
+
+
+def _check_step(
+    genesis: Genesis, started: bool, before: CheckpointEntry | None, entry: CheckpointEntry, number: int
+) -> None:
+    configuration = genesis.configuration
+    if configuration is None:
+        if before is not None and entry.step <= before.step:
+            raise ChainError(f"entry {number}: step {entry.step} does not come after step {before.step}")
+        return
+    if not started:
+        raise ChainError(f"entry {number}: a checkpoint before the start")
+    expected = 0 if before is None else configuration.next_checkpoint(before.step)
+    if before is not None and before.step >= configuration.steps:
+        raise ChainError(f"entry {number}: a checkpoint after the last step, {configuration.steps}")
+    if entry.step != expected:
+        raise ChainError(f"entry {number}: step {entry.step} where the interval schedule has step {expected}")
+    if (entry.update is None) != (before is None):
+        raise ChainError(f"entry {number}: an update size belongs to every checkpoint but the first")
+
+
+def check_batches(
+    genesis: Genesis, start: Start | None, checkpoints: tuple[CheckpointEntry, ...], first: bytes
+) -> tuple[bytes | None, BatchOrder | None]:
+    """Step (7): the batches are those that the seed gives; returns the seed and the order, None for a foreign run.
+
+    Raises:
+        ChainError: a checkpoint names other batches.
+        FormatError: more samples than a verifier holds in memory.
+    """
+    if genesis.dataset is None or genesis.configuration is None or start is None:
+        return None, None
+    seed = run_seed(start.value, merkle.leaf_hash(leaf_data(first)), start.source)
+    size = genesis.configuration.batch_size
+    if genesis.dataset.samples > MAX_SAMPLES:
+        raise FormatError(f"genesis: {genesis.dataset.samples} samples, over the limit of {MAX_SAMPLES}")
+    try:
+        order = BatchOrder(seed, genesis.dataset.samples, size)
+    except UsageError as error:
+        raise FormatError(f"genesis: {error}") from error
+    done = 0
+    for entry in checkpoints:
+        if (entry.step - done) * size > MAX_INDICES:
+            raise FormatError(f"step {entry.step}: a segment of over {MAX_INDICES} samples")
+        if entry.batches != batch_digest(list(order.batches(done, entry.step))):
+            raise ChainError(f"step {entry.step}: the batches are not the ones that the seed gives")
+        done = entry.step
+    return seed, order
