@@ -175,6 +175,7 @@ def test_verdicts_json_is_documented() -> None:
         key="",
         pinned=True,
         remarks=("",),
+        times=some_times(),
     )
     documented = quoted(table_after("docs/verifying.md", "<!-- json: verify -->"))
     assert sorted(documented) == sorted(flat(verdict.to_json()))
@@ -183,6 +184,27 @@ def test_verdicts_json_is_documented() -> None:
     table = text.partition("## The verdict")[2].partition("## Bounds")[0]
     for ruled, exit_code in re.findall(r"^\| ([A-Z]+) \|.*\| (\d) \|$", table, re.MULTILINE):
         assert Ruled(ruled).exit_code == int(exit_code)
+
+
+def some_times() -> Any:
+    """Times with a value for every field."""
+    from polchain.anchors.base import Timestamp
+    from polchain.anchors.interval import Bound, Interval
+    from polchain.anchors.networks import named
+    from polchain.core.entries import BeaconRef
+    from polchain.verifier.receipts import BeaconBlock
+    from polchain.verifier.times import AnchorTime, BeaconTime, StepSpan, Times
+
+    stamp = Timestamp("sepolia block 7", 0, 15, "final", ("a testnet",))
+    bound = Bound(0, stamp)
+    block = BeaconBlock(1, BeaconRef(1, "sepolia", 7), named("sepolia"), None, None)
+    return Times(
+        (AnchorTime("ethereum-1", 1, 0, "final", stamp, ""),),
+        (StepSpan(0, 1, Interval(bound, bound)),),
+        BeaconTime(block, stamp, (), ""),
+        (),
+        (),
+    )
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> list[str]:
