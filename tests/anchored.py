@@ -53,8 +53,16 @@ class AnchoredLog:
     """A prover, his log and what he publishes of it; `mine` is his chain's clock."""
 
     def __init__(
-        self, folder: Path, world: EthereumWorld, *, bound: bool = True, beacon: bool = False, wait: int = DISTANCE
+        self,
+        folder: Path,
+        world: EthereumWorld,
+        *,
+        bound: bool = True,
+        beacon: bool = False,
+        names: int | None = None,
+        wait: int = DISTANCE,
     ) -> None:
+        """The genesis names the chain `names` for its beacon; unless told, its own where it has one."""
         self.world = world
         self.claim = folder
         self.key = PrivateKey.generate()
@@ -65,8 +73,14 @@ class AnchoredLog:
         recipe = RecipeRef("train.py", False, (), (FileRef("train.py", len(RECIPE), blake3(RECIPE)),), ())
         configuration = Configuration(STEPS[-1], 4, ((0, 10),), "fp32", True)
         self.genesis = Genesis(
-            run_id, self.key.public, None, binding, recipe, DatasetRef(64, ZERO), configuration
-        )  # fmt: skip
+            run_id,
+            self.key.public,
+            ethereum=binding,
+            beacon=world.network.chain_id if beacon and names is None else names,
+            recipe=recipe,
+            dataset=DatasetRef(64, ZERO),
+            configuration=configuration,
+        )
         (folder / "recipe").mkdir(parents=True)
         (folder / "recipe" / "train.py").write_bytes(RECIPE)
         write_log(folder, [self.genesis], self.key)

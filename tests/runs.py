@@ -31,13 +31,19 @@ def make_state(step: int, *, kind: str = "weights") -> Snapshot:
 
 
 def make_genesis(
-    key: PrivateKey, *, steps: tuple[int, ...] = STEPS, foreign: bool = False, ethereum: Binding | None = None
+    key: PrivateKey,
+    *,
+    steps: tuple[int, ...] = STEPS,
+    foreign: bool = False,
+    ethereum: Binding | None = None,
+    beacon: int | None = None,
 ) -> Genesis:
     """The genesis of a recipe that nobody could replay, or of a foreign run."""
     return Genesis(
         run_id=bytes(range(16)),
         key=key.public,
         ethereum=ethereum,
+        beacon=beacon,
         recipe=None
         if foreign
         else RecipeRef(

@@ -124,6 +124,8 @@ def _issued(issuer: x509.Certificate, subject: x509.Certificate, below: int, tim
     """Whether `issuer` may have issued `subject`, with `below` authorities between it and the leaf (RFC 5280, 6.1)."""
     if not issuer.not_valid_before_utc <= time <= issuer.not_valid_after_utc:
         return False
+    if not _may_issue(issuer):
+        return False
     try:
         basic = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
         if not basic.ca or (basic.path_length is not None and basic.path_length < below):
@@ -134,6 +136,15 @@ def _issued(issuer: x509.Certificate, subject: x509.Certificate, below: int, tim
         if missing.oid == x509.BasicConstraints.oid:
             return False
     return _signed(issuer, subject)
+
+
+def _may_issue(issuer: x509.Certificate) -> bool:
+    """Whether an authority may issue certificates for time-stamping: one with purposes of its own only for these."""
+    try:
+        usage = issuer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return bool({ExtendedKeyUsageOID.TIME_STAMPING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage))
 
 
 def _signed(issuer: x509.Certificate, subject: x509.Certificate) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from polchain.anchors.contract import keccak256
@@ -55,14 +56,19 @@ class Chain:
         Raises:
             UsageError: another kind of address.
         """
-        from web3 import HTTPProvider, IPCProvider
-        from web3.providers.rpc.utils import ExceptionRetryConfiguration
+        from web3 import IPCProvider
 
-        parts = urlsplit(address)
+        from polchain.anchors.provider import HttpProvider
+
+        try:
+            parts = urlsplit(address)
+            _ = parts.port
+        except ValueError:
+            raise UsageError(
+                "a node's address that is not understood", hint="is its host or its port mistyped?"
+            ) from None
         if parts.scheme in ("http", "https") and parts.hostname:
-            retries = ExceptionRetryConfiguration(errors=(ConnectionError, OSError), retries=2, backoff_factor=0.2)
-            provider = HTTPProvider(address, request_kwargs={"timeout": TIMEOUT}, exception_retry_configuration=retries)
-            return cls(provider, parts.hostname + (f":{parts.port}" if parts.port else ""))
+            return cls(HttpProvider(address), parts.hostname + (f":{parts.port}" if parts.port else ""))
         if not parts.scheme and address:
             return cls(IPCProvider(address, timeout=TIMEOUT), address)
         raise UsageError(
@@ -125,8 +131,11 @@ class Chain:
             found = self._read("eth_getBlockReceipts", _mappings, f"0x{_hash(block).hex()}")
         except RefusedError:
             found = []
-        hashes = [raw_bytes(one) for one in block["transactions"]]
-        if [raw_bytes(one.get("transactionHash", "0x")) for one in found] == hashes:
+        hashes = self._parsed(lambda of: [raw_bytes(one) for one in of["transactions"]], block, "eth_getBlockByHash")
+        given = self._parsed(
+            lambda of: [raw_bytes(one.get("transactionHash", "0x")) for one in of], found, "eth_getBlockReceipts"
+        )
+        if given == hashes:
             return found
         return [self._read("eth_getTransactionReceipt", _mapping, f"0x{one.hex()}") for one in hashes]
 
@@ -199,10 +208,8 @@ class Chain:
             said = problem.get("message") if isinstance(problem, Mapping) else problem
             raise RefusedError(f"{self.name} refuses {method}: {_line(said or error.message)}") from error
         except OSError as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            why = f"HTTP {status}" if status else type(error).__name__
             raise AnchorUnavailableError(
-                f"{self.name} cannot be reached ({why})", hint="is the node up, and its address right?"
+                f"{self.name} cannot be reached ({_why(error)})", hint="is the node up, and its address right?"
             ) from error
         # Providers raise what they like: eth-tester its own errors, a garbled answer anything at all.
         except Exception as error:
@@ -253,6 +260,15 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
     if not isinstance(value, list):
         raise ValueError("not an array")
     return [_mapping(item) for item in value]
+
+
+def _why(error: OSError) -> str:
+    """In few words, and none of a library's: these may hold the address."""
+    if isinstance(error, HTTPError):
+        return f"HTTP {error.code}"
+    if type(error) in (TimeoutError, ConnectionError) and error.__cause__ is None and error.args:
+        return _line(error.args[-1])
+    return type(error.__cause__ or error).__name__
 
 
 def _name(block: int | str) -> str:

@@ -177,6 +177,7 @@ class EthereumAnchor:
     def _look(self, evidence: Evidence, target: Target) -> Receipt:
         """The receipt as the chain has it now; final once its block is."""
         node = self._node()
+        evidence = self._first(evidence, target)
         inclusion = self._find(evidence)
         if inclusion is None:
             return self._again(evidence, target)
@@ -188,6 +189,17 @@ class EthereumAnchor:
         if self.sender is not None:
             self.sender.settle(_key(target))
         return evidence.receipt("final")
+
+    def _first(self, evidence: Evidence, target: Target) -> Evidence:
+        """The evidence of the first transaction for the target, where this account has signed several."""
+        if self.sender is None or self.sender.wallet.address != evidence.prover:
+            return evidence
+        raw = self.sender.first(_key(target)) or evidence.transaction
+        if raw == evidence.transaction:
+            return evidence
+        return Evidence(
+            evidence.chain_id, evidence.network, evidence.contract, evidence.code_hash, evidence.prover, raw
+        )
 
     def _find(self, evidence: Evidence) -> Inclusion | None:
         """Where the transaction is in the chain, with its proof."""

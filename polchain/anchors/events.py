@@ -46,29 +46,34 @@ class Event:
     transaction: bytes
 
 
-def published(chain: Chain, network: Network, *, log: bytes, prover: bytes, first: int = 0) -> tuple[Event, ...]:
-    """Every event of a log by a prover, from block `first` to the newest, in the chain's order.
+def published(
+    chain: Chain, network: Network, *, log: bytes, prover: bytes, first: int = 0, last: int | None = None
+) -> tuple[Event, ...]:
+    """Every event of a log by a prover, from block `first` to block `last`, or the newest, in the chain's order.
 
     Raises:
-        AnchorUnavailableError: the node cannot be reached, is of another chain, has no block `first` yet, refuses or
-            answers nonsense; or there are too many blocks to search by the pieces that it allows.
+        AnchorUnavailableError: the node cannot be reached, is of another chain, has no block `first` or `last` yet,
+            refuses or answers nonsense; or there are too many blocks to search by the pieces that it allows.
     """
     chain.expect(network)
     topics = event_topics(prover, Target(log, bytes(32), 0))
     newest = _newest(chain)
-    if newest < first:
+    needed = first if last is None else max(first, last)
+    if newest < needed:
         # Nothing found would read as nothing there.
-        raise AnchorUnavailableError(f"{chain.name} has no block {first} yet: its newest is {newest}")
+        raise AnchorUnavailableError(f"{chain.name} has no block {needed} yet: its newest is {newest}")
+    if last is not None:
+        newest = last
     found: dict[tuple[int, int, int], Event] = {}
     span = newest - first + 1
     calls = 0
     while first <= newest:
         calls += 1
-        last = min(first + span - 1, newest)
+        end = min(first + span - 1, newest)
         try:
-            answer = _ask(chain, topics, first, last)
+            answer = _ask(chain, topics, first, end)
         except AnchorUnavailableError as error:
-            asked = last - first + 1
+            asked = end - first + 1
             if asked <= SMALLEST or not _too_large(error):
                 raise
             span = max(asked // 2, SMALLEST)
@@ -78,11 +83,11 @@ def published(chain: Chain, network: Network, *, log: bytes, prover: bytes, firs
                     hint="a node that allows more, or a later first block",
                 ) from error
             continue
-        for place, event in _events(chain, answer, topics, range(first, last + 1)):
+        for place, event in _events(chain, answer, topics, range(first, end + 1)):
             if place in found:
                 raise _nonsense(chain, "eth_getLogs")
             found[place] = event
-        first = last + 1
+        first = end + 1
     return tuple(event for _, event in sorted(found.items(), key=lambda item: item[0]))
 
 
@@ -106,8 +111,7 @@ def _ask(chain: Chain, topics: tuple[bytes, ...], first: int, last: int) -> Any:
 
 def _too_large(error: AnchorUnavailableError) -> bool:
     """Whether a smaller question may get an answer; nodes say no in too many words to tell why."""
-    response = getattr(error.__cause__, "response", None)
-    return isinstance(error, RefusedError) or getattr(response, "status_code", None) in _TOO_LARGE
+    return isinstance(error, RefusedError) or getattr(error.__cause__, "code", None) in _TOO_LARGE
 
 
 def _events(

@@ -97,7 +97,7 @@ def encode_header(block: Mapping[str, Any]) -> bytes:
         names = [*FIELDS, *(name for name in LATER if block.get(name) is not None)]
         fields = [_header_field(name, block[name]) for name in names]
         expected = raw_bytes(block["hash"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AnchorUnavailableError(f"the node's answer is not a block: {error!a}") from error
     extra = names.index("extraData")
     # eth-tester shows empty extra data as 32 zero bytes; the hash tells which it was.
@@ -254,7 +254,7 @@ def _header_field(name: str, value: Any) -> bytes:
 
 def _sized(value: Any, length: int) -> bytes:
     # eth-tester gives an empty bloom as a number.
-    data = value.to_bytes(length, "big") if type(value) is int else raw_bytes(value)
+    data = quantity(value).to_bytes(length, "big") if type(value) is int else raw_bytes(value)
     if len(data) != length:
         raise ValueError(f"{len(data)} bytes instead of {length}")
     return data

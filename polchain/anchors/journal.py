@@ -3,6 +3,8 @@
     <folder>/lock                 held while a nonce is chosen, signed for, written down and sent
     <folder>/<key>.json           {"key": "...", "nonce": 7, "transaction": "0x02..."}
     <folder>/final/<key>.json     the same, once its block is final
+    <folder>/refused/<key>-<16 hex>.json
+                                  the same, once the node has refused it; a node may say so and send it all the same
 
 One folder for each chain and account. A transaction is written, and durable, before it is sent; after a crash the same
 bytes are sent again, and a chain takes the same bytes once.
@@ -11,7 +13,9 @@ bytes are sent again, and a chain takes the same bytes once.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +24,12 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from polchain.core.encoding import Fields, decode, encode
-from polchain.errors import FormatError, StorageError
+from polchain.errors import AnchorUnavailableError, FormatError, StorageError
 
 __all__ = ["Intent", "Journal", "default_folder"]
 
 LIMIT = 65536
+PATIENCE = 60.0  # seconds for another process to finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +57,10 @@ class Journal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the journal against other processes; waits for them.
+        """Hold the journal against other processes; waits for them, a minute at most.
 
         Raises:
+            AnchorUnavailableError: another process holds it for longer.
             StorageError: the folder cannot be made or opened.
         """
         try:
@@ -63,7 +69,7 @@ class Journal:
         except OSError as error:
             raise StorageError(f"cannot write down what is sent, in {self.folder}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor)
             yield
         finally:
             os.close(descriptor)
@@ -77,8 +83,13 @@ class Journal:
                 continue
         return None
 
+    def refused(self, key: str) -> list[Intent]:
+        """What else was signed for this, by nonce: a node refused it, or another transaction took its nonce."""
+        found = (_read(path, key) for path in self.folder.glob(f"refused/{key}-*.json"))
+        return sorted(found, key=lambda intent: intent.nonce)
+
     def open(self) -> list[Intent]:
-        """What was signed and is not final, by nonce."""
+        """What was signed, was not refused, and is not final, by nonce."""
         intents = [_read(path, path.stem) for path in self.folder.glob("*.json")]
         return sorted(intents, key=lambda intent: intent.nonce)
 
@@ -88,24 +99,33 @@ class Journal:
         Raises:
             StorageError: the disk refused. Then nothing may be sent.
         """
-        path = self._path(intent.key)
+        self._write(intent, self._path(intent.key))
+
+    def refuse(self, intent: Intent) -> None:
+        """Put aside what was refused: its nonce is free, and it may come all the same.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        name = hashlib.sha256(intent.transaction).hexdigest()[:16]
+        self._write(intent, self.folder / "refused" / f"{intent.key}-{name}.json")
+        self._path(intent.key).unlink(missing_ok=True)
+        _sync(self.folder)
+
+    def _write(self, intent: Intent, path: Path) -> None:
         partial = path.with_suffix(".partial")
         transaction = f"0x{intent.transaction.hex()}"
         data = encode({"key": intent.key, "nonce": intent.nonce, "transaction": transaction})
         try:
+            path.parent.mkdir(exist_ok=True, mode=0o700)
             with open(partial, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(path)
-            self._sync()
+            _sync(path.parent)
         except OSError as error:
             raise StorageError(f"cannot write down what is sent, in {self.folder}: {error.strerror}") from error
-
-    def remove(self, intent: Intent) -> None:
-        """Forget what was certainly not taken."""
-        self._path(intent.key).unlink(missing_ok=True)
-        self._sync()
 
     def settle(self, key: str) -> None:
         """Put aside what is final: its nonce need not be thought of again."""
@@ -117,12 +137,27 @@ class Journal:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
 
-    def _sync(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+
+def _lock(descriptor: int) -> None:
+    until = time.monotonic() + PATIENCE
+    while True:
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise AnchorUnavailableError(
+                    "another process is sending from the same account",
+                    hint="wait until it is done; if it hangs, its node may not answer: end it and try again",
+                ) from None
+            time.sleep(0.05)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path, key: str) -> Intent:

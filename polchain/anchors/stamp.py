@@ -160,7 +160,8 @@ def timestamp(stamp: Stamp, tsa: Tsa) -> Timestamp:
     """
     accuracy = stamp.info.accuracy
     margin = tsa.margin
-    if accuracy is not None:
+    # One that is empty states nothing: it is not an accuracy of zero.
+    if accuracy is not None and any(part is not None for part in (accuracy.seconds, accuracy.millis, accuracy.micros)):
         micros = (accuracy.seconds or 0) * 10**6 + (accuracy.millis or 0) * 1000 + (accuracy.micros or 0)
         margin = -(-micros // 10**6)
     if not 0 <= margin <= MAX_MARGIN:

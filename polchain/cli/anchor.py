@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +39,8 @@ __all__ = ["published_json", "published_rows", "register"]
 
 UNAVAILABLE = 4
 TIMEOUT = 3600.0
-# Looked at first of all: a parent that ends while this process begins has ended.
-PARENT = os.getppid()
+# How long what is being sent when the parent ends may still take.
+LAST_SECONDS = 60.0
 
 
 def register(app: typer.Typer) -> None:
@@ -76,8 +77,9 @@ def anchor(
         typer.Option("--every", metavar="STEPS", min=1, help="stay, and anchor the newest head that often"),
     ] = None,
     until_parent_ends: Annotated[
-        bool, typer.Option("--until-parent-ends", hidden=True, help="with --every: end with the process that began it")
-    ] = False,
+        int | None,
+        typer.Option("--until-parent-ends", metavar="PID", hidden=True, help="with --every: end with that process"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """publish the newest head of a run where time can be trusted."""
@@ -110,7 +112,7 @@ def _check_words(
     timeout: float | None,
     upgrade: bool,
     every: int | None,
-    until_parent_ends: bool,
+    until_parent_ends: int | None,
 ) -> None:
     if timeout is not None and not wait:
         raise UsageError("--timeout belongs to --wait")
@@ -120,7 +122,7 @@ def _check_words(
         raise UsageError("--upgrade publishes nothing: it goes without --tsa and --every")
     if every is not None and len(runs) > 1:
         raise UsageError("--every follows one run", hint="one `polchain anchor` for each")
-    if until_parent_ends and every is None:
+    if until_parent_ends is not None and every is None:
         raise UsageError("--until-parent-ends belongs to --every")
 
 
@@ -204,17 +206,26 @@ def _wait(published: list[Published], anchor: EthereumAnchor, timeout: float) ->
 
 
 def _follow(
-    run: Path, sources: Sources, every: int, wait: bool, timeout: float, until_parent_ends: bool, as_json: bool
+    run: Path, sources: Sources, every: int, wait: bool, timeout: float, parent: int | None, as_json: bool
 ) -> None:
     from polchain.prover.following import Events, Follower
     from polchain.prover.sources import Failure
+    from polchain.storage.ledger import DATABASE
+
+    def orphaned() -> bool:
+        return parent is not None and os.getppid() != parent
 
     stopped = threading.Event()
+    if parent is not None:
+        threading.Thread(target=_end_with_parent, args=(orphaned,), daemon=True).start()
+        # A training that was just begun has not written its genesis yet.
+        while not (run / DATABASE).exists() and not orphaned():
+            stopped.wait(1.0)
     events = Events(
         published=lambda one: output.note("; ".join(f"{name} {value}" for name, value in published_rows(one)[1:4])),
         problem=lambda what: output.note(f"{what}; trying again"),
         sleep=stopped.wait,
-        ended=lambda: until_parent_ends and os.getppid() != PARENT,
+        ended=orphaned,
     )
     before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     follower = Follower(run, sources, every, events, wait, timeout)
@@ -226,6 +237,14 @@ def _follow(
     finally:
         signal.signal(signal.SIGTERM, before)
     _answer(follower.found, failed, as_json, nothing="nothing was anchored")
+
+
+def _end_with_parent(orphaned: Callable[[], bool]) -> None:
+    """A node may never finish its answer: when the parent has ended, this process does too, some time later."""
+    while not orphaned():
+        time.sleep(1.0)
+    time.sleep(LAST_SECONDS)
+    os._exit(UNAVAILABLE)  # What was about to be sent is in the journal.
 
 
 def _answer(published: list[Published], failed: Sequence[Failure], as_json: bool, *, nothing: str = "") -> None:

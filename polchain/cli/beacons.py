@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polchain.cli import output
-from polchain.cli.ethereum import connect, open_network
+from polchain.cli.ethereum import connect_all, open_network
 from polchain.errors import AnchorUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -34,28 +34,38 @@ def need_beacon(run: Path, network: str | None, rpc: str | None, *, wait: bool) 
     from polchain.storage.ledger import Ledger
 
     with Ledger(run) as ledger:
-        begun = ledger.size > 1
+        begun, chain_id = ledger.size > 1, ledger.genesis.beacon
     if begun or AnchorBook(run).beacon() is not None:
         return
-    if published_genesis(run) is None:
+    if chain_id is None:
         if wait:
             raise UsageError(
-                f"the genesis of {run} was not published, so there is no beacon to wait for",
-                hint="`polchain init --anchor` publishes it; without that, train without --wait-beacon",
+                f"the genesis of {run} names no beacon to wait for",
+                hint="`polchain init --anchor` makes one that does; without it, train without --wait-beacon",
             )
         return
-    _take(run, network, rpc, wait)
+    if published_genesis(run, chain_id) is None:
+        raise AnchorUnavailableError(
+            f"the genesis of {run} names a beacon, but was not published yet",
+            hint=f"`polchain anchor {run}` publishes it; --own-seed draws a seed at once",
+        )
+    _take(run, chain_id, network, rpc, wait)
 
 
-def _take(run: Path, network: str | None, rpc: str | None, wait: bool) -> None:
+def _take(run: Path, chain_id: int, network: str | None, rpc: str | None, wait: bool) -> None:
     from polchain.anchors.ethereum import EthereumAnchor
     from polchain.prover.preregister import BeaconPendingError, take_beacon
     from polchain.prover.settings import RunSettings
 
     settings = RunSettings.read(run)
     chosen = open_network(network, settings)
+    if chosen.chain_id != chain_id:
+        raise UsageError(
+            f"the genesis of {run} names chain {chain_id} for its beacon, and {chosen.name} is {chosen.chain_id}",
+            hint="--network NAME, of that chain",
+        )
     # Not asked yet: where it is waited for, a node that is away now ends nothing.
-    anchor = EthereumAnchor(chosen, [connect(chosen, rpc, settings)])
+    anchor = EthereumAnchor(chosen, connect_all(chosen, rpc, settings))
     said = ""
     with output.Progress(f"waiting for the beacon on {chosen.name}", 0, "blocks") as progress:
         while True:

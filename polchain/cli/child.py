@@ -3,8 +3,8 @@
     python -P -m polchain.cli.child  ORDERS  RUN  SCRIPT  ARGS...
 
 What the script prints goes to stderr: stdout is the answer. It loads as little as it can, since what is loaded is
-noted in the genesis. What anchors meanwhile (`train --anchor-every`) is a process of its own, begun with the first
-checkpoint: whatever becomes of it, the training neither waits for it nor shares its random numbers.
+noted in the genesis. What anchors meanwhile (`train --anchor-every`) is a process of its own: whatever becomes of it,
+the training neither waits for it nor shares its random numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from polchain.cli import output
 from polchain.cli.failures import INTERRUPTED, report
-from polchain.cli.follower import Follower
+from polchain.cli.follower import wait_for
 from polchain.cli.launching import Orders
 from polchain.errors import PolchainError
 from polchain.prover.launch import Launch, run_script
@@ -65,15 +65,12 @@ def main() -> int:
 
 def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_answer: _Switch) -> int:
     progress = output.Progress("training", 0, beneath=True)
-    follower: list[Follower] = []
 
     def on_genesis(ledger: Ledger) -> None:
         back_to_answer()
         _answer_init(run, ledger)
 
     def on_checkpoint(step: int, steps: int) -> None:
-        if orders.follower and not follower:
-            follower.append(Follower(run, orders))
         progress.update(step, steps)
         if step >= steps:
             progress.close()
@@ -90,8 +87,8 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
     )
     with progress:
         status = run_script(script, module=orders.module, arguments=arguments, launch=launch)
-    if status == 0 and follower:
-        follower[0].wait()
+    if status == 0 and orders.follower:
+        wait_for(orders.follower, run)
     return status
 
 
@@ -106,7 +103,8 @@ def _address(orders: Orders) -> AddressHalf | None:
     # Here, because it loads what only a run with an address needs.
     from polchain.prover.preregister import AddressHalf
 
-    return AddressHalf(*(bytes.fromhex(text) for text in (orders.run_id, orders.address, orders.signature)))
+    run_id, address, signature = (bytes.fromhex(text) for text in (orders.run_id, orders.address, orders.signature))
+    return AddressHalf(run_id, address, signature, orders.beacon)
 
 
 def _answer_init(run: Path, ledger: Ledger) -> None:

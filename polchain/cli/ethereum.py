@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polchain.cli import output
-from polchain.errors import KeyUnavailableError, UsageError
+from polchain.errors import AnchorUnavailableError, KeyUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from polchain.anchors.chain import Chain
@@ -44,7 +44,9 @@ NetworkName = Annotated[
 ]
 Rpc = Annotated[
     str | None,
-    typer.Option("--rpc", metavar="ADDRESS", help="a node: http://, https://, a socket's path [POLCHAIN_RPC]"),
+    typer.Option(
+        "--rpc", metavar="ADDRESS", help="a node: http://, https://, a socket's path; more after commas [POLCHAIN_RPC]"
+    ),
 ]
 Keystore = Annotated[
     Path | None,
@@ -95,10 +97,15 @@ def open_network(name: str | None, settings: RunSettings | None = None) -> Netwo
 
 
 def connect(network: Network, rpc: str | None, settings: RunSettings | None = None) -> Chain:
-    """The node of the flag, else of `POLCHAIN_RPC`, else of the run; `local` has one by default. Nothing is asked yet.
+    """The node that is used: the first of `connect_all`."""
+    return connect_all(network, rpc, settings)[0]
+
+
+def connect_all(network: Network, rpc: str | None, settings: RunSettings | None = None) -> list[Chain]:
+    """The nodes of the flag, else of `POLCHAIN_RPC`, else of the run; `local` has one by default. Nobody is asked yet.
 
     Raises:
-        UsageError: none is named, or its address is none.
+        UsageError: none is named, or an address is none.
     """
     from polchain.anchors.chain import Chain
 
@@ -110,7 +117,7 @@ def connect(network: Network, rpc: str | None, settings: RunSettings | None = No
         address = LOCAL_NODE
     if not address:
         raise UsageError(f"no node of {network.name} was named", hint="--rpc ADDRESS, or POLCHAIN_RPC")
-    return Chain.connect(address)
+    return [Chain.connect(one.strip()) for one in address.split(",")]
 
 
 def open_chain(network: Network, rpc: str | None, settings: RunSettings | None = None) -> Chain:
@@ -176,11 +183,19 @@ def open_wallet(
 
 
 def open_sender(network: Network, chain: Chain, wallet: Wallet, max_fee: float | None) -> Sender:
-    """Who sends, with the account's journal in the user's state folder."""
+    """Who sends, with the account's journal in the user's state folder.
+
+    Raises:
+        AnchorUnavailableError: the node does not have block 0, by whose hash the journal is found.
+    """
     from polchain.anchors.journal import Journal, default_folder
     from polchain.anchors.sender import Sender
 
-    folder = default_folder(network.chain_id, chain.block_hash(0) or b"", wallet.address)
+    genesis = chain.block_hash(0)
+    if genesis is None:
+        # Another folder would be another journal: what was signed already would be paid for again.
+        raise AnchorUnavailableError(f"{chain.name} does not have block 0 of {network.name}", hint="ask another node")
+    folder = default_folder(network.chain_id, genesis, wallet.address)
     cap = None if max_fee is None else round(max_fee * 1e9)
     return Sender(network, chain, wallet, Journal(folder), max_fee=cap)
 

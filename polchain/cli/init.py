@@ -81,7 +81,7 @@ def init(
     )
     if anchor and publisher is not None:
         publisher.try_it()
-    half = address_half(publisher, run, key_file)
+    half = address_half(publisher, run, key_file, beacon=anchor and not foreign)
     if foreign:
         said = _init_foreign(run, half, publisher, key_file, passphrase_file, passphrase_fd)
     else:

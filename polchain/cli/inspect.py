@@ -17,7 +17,7 @@ from polchain.errors import MissingFileError, UsageError
 if TYPE_CHECKING:
     from polchain.cli.reading import Log
     from polchain.core.manifest import Manifest, Row
-    from polchain.prover.status import Anchored
+    from polchain.prover.status import Anchored, Status
 
 __all__ = ["register"]
 
@@ -57,7 +57,7 @@ def status(
         ("entries", found.entries),
         ("states kept", f"{kept}, {output.size(found.bytes)} on disk"),
         ("self-check", check),
-        ("seed", found.seed_source or ("none" if found.foreign else "drawn, published by the first step")),
+        ("seed", found.seed_source or _no_seed_yet(found)),
         ("head", found.root),
         ("anchors", _anchors(found.anchors)),
     ]
@@ -78,6 +78,14 @@ def _anchors(found: Anchored) -> str:
         parts = [f"{number} {what}" for number, what in ((one.final, "final"), (one.pending, "pending")) if number]
         counts.append(f"{one.source} {', '.join(parts)}")
     return f"{output.count(found.heads, 'head')}, up to step {found.step}: {'; '.join(counts)}"
+
+
+def _no_seed_yet(found: Status) -> str:
+    if found.foreign:
+        return "none"
+    if found.beacon is not None:
+        return f"from a block of chain {found.beacon}, once it is final: `polchain train RUN --wait-beacon`"
+    return "drawn, published by the first step"
 
 
 def log(

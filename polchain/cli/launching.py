@@ -39,9 +39,9 @@ class Orders:
         module: the script is a module's name.
         own_seed: draw the seed, though the genesis was published.
         run_id, address, signature: an address that a new run's genesis is to bind, in hexadecimal; empty for none.
+        beacon: the chain that its seed is to come from.
         settings: what the run's polchain.toml is to say besides the script.
-        follower: the words of the command that anchors meanwhile; empty for none.
-        descriptor: what that command reads its passphrase from; -1 for none.
+        follower: the process that anchors meanwhile; 0 for none.
     """
 
     mode: str
@@ -51,9 +51,9 @@ class Orders:
     run_id: str = ""
     address: str = ""
     signature: str = ""
+    beacon: int | None = None
     settings: dict[str, str] | None = None
-    follower: tuple[str, ...] = ()
-    descriptor: int = -1
+    follower: int = 0
 
     def encode(self) -> str:
         """As one word; `parse` is the inverse."""
@@ -63,7 +63,7 @@ class Orders:
     def parse(cls, word: str) -> Orders:
         """Read what `encode` wrote."""
         values: dict[str, Any] = json.loads(word)
-        return cls(**values | {"follower": tuple(values["follower"])})
+        return cls(**values)
 
 
 def prepare(

@@ -6,7 +6,7 @@ A flag goes before `POLCHAIN_*`, which goes before the run's polchain.toml.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from polchain.cli.ethereum import (
     open_network,
     open_sender,
 )
-from polchain.cli.follower import hand_over
+from polchain.cli.follower import follow
 from polchain.cli.launching import Orders, Script
 from polchain.cli.sources import Named
 from polchain.errors import AnchorUnavailableError, UsageError
@@ -75,6 +75,17 @@ class Publisher:
             self.network, sender=open_sender(self.network, self.chain, self.wallet, self.named.max_fee)
         )
 
+    def open_account(self) -> None:
+        """Open the keystore, which may ask for its passphrase; a node is not asked.
+
+        Raises:
+            UsageError: no such network.
+            KeyUnavailableError: it does not open.
+        """
+        assert self.network
+        if self.named.keystore is not None:
+            assert self.wallet
+
     def try_it(self) -> None:
         """Ask what publishing would cost: whatever is wrong is said before anything is written.
 
@@ -90,13 +101,14 @@ class Publisher:
                 f" up to {quote.most} are needed"
             )
 
-    def sign_for(self, key: PublicKey) -> AddressHalf:
-        """Have the account sign for a log of that key which is about to begin."""
+    def sign_for(self, key: PublicKey, *, beacon: bool) -> AddressHalf:
+        """Have the account sign for a log of that key which is about to begin, with or without a beacon."""
         from polchain.anchors.binding import sign_address_binding
         from polchain.prover.preregister import AddressHalf
 
         run_id = secrets.token_bytes(16)
-        return AddressHalf(run_id, self.wallet.address, sign_address_binding(self.wallet, key, run_id))
+        signature = sign_address_binding(self.wallet, key, run_id)
+        return AddressHalf(run_id, self.wallet.address, signature, self.network.chain_id if beacon else None)
 
     def settings(self) -> dict[str, str]:
         """What a new run's polchain.toml is to remember of the flags."""
@@ -108,23 +120,21 @@ class Publisher:
         }
         return {name: value for name, value in said.items() if value}
 
-    def followed(self, orders: Orders, run: Path, every: int) -> Orders:
-        """The same orders, and a command that anchors meanwhile; the network and the account are tried before.
+    def follow(self, run: Path, every: int) -> int:
+        """Start what anchors a run while it trains; returns its process id. Network and account are tried before.
 
         Raises:
             UsageError, KeyUnavailableError: no network, no account, or one that does not open.
         """
         # A node that is away now may be back when the first head is there: it is not asked.
-        words = ["anchor", str(run.absolute()), "--every", str(every), "--until-parent-ends"]
-        words += ["--network", self.network.name]
+        words = ["anchor", str(run.absolute()), "--every", str(every), "--network", self.network.name]
         words += ["--rpc", self.named.rpc] if self.named.rpc else []
         words += ["--max-fee", repr(self.named.max_fee)] if self.named.max_fee is not None else []
         if self.named.keystore is None:
-            return replace(orders, follower=(*words, "--account", str(self.named.account)))
+            return follow(run, [*words, "--account", str(self.named.account)], None)
         assert self.wallet
-        descriptor = hand_over(self.passphrase)
-        words += ["--keystore", str(self.named.keystore.absolute()), "--keystore-passphrase-fd", str(descriptor)]
-        return replace(orders, follower=tuple(words), descriptor=descriptor)
+        words += ["--keystore", str(self.named.keystore.absolute()), "--keystore-passphrase-fd", "0"]
+        return follow(run, words, self.passphrase)
 
 
 def publisher_of(
@@ -155,14 +165,16 @@ def publisher_of(
     return Publisher(Named(network, rpc, keystore, passphrase_file, passphrase_fd, account, max_fee, settings))
 
 
-def address_half(publisher: Publisher | None, run: Path, key_file: Path | None) -> AddressHalf | None:
+def address_half(
+    publisher: Publisher | None, run: Path, key_file: Path | None, *, beacon: bool = False
+) -> AddressHalf | None:
     """The account's half of the binding, for a run that is about to begin."""
     if publisher is None:
         return None
     from polchain.prover.settings import RunSettings
     from polchain.storage.keyfile import read_public
 
-    return publisher.sign_for(read_public(key_file or RunSettings.read(run).key_file))
+    return publisher.sign_for(read_public(key_file or RunSettings.read(run).key_file), beacon=beacon)
 
 
 def orders_for(
@@ -183,5 +195,6 @@ def orders_for(
         run_id=half.run_id.hex() if half is not None else "",
         address=half.address.hex() if half is not None else "",
         signature=half.signature.hex() if half is not None else "",
+        beacon=half.beacon if half is not None else None,
         settings=publisher.settings() if publisher is not None else None,
     )

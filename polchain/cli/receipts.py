@@ -97,4 +97,8 @@ def _tsa(one: Published) -> dict[str, Any]:
 
 
 def _utc(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (OverflowError, OSError, ValueError):
+        # A block's time is a number of 64 bits, and whoever makes a chain chooses it.
+        return f"{seconds} s after 1970, which no calendar has"

@@ -43,6 +43,10 @@ class Named:
         from polchain.prover.sources import Sources
 
         tsas = tsas_of(urls)
+        flags = (self.network, self.rpc, self.keystore, self.account)
+        # Authorities that a flag names, and no flag about a network: these alone. Nobody pays for what he did not ask.
+        if tsas and tuple(urls) != self.settings.tsa and not any(flags):
+            return Sources(tsas)
         if named_network(self.network, self.settings) is None:
             if not tsas:
                 raise UsageError(

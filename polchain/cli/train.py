@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,11 @@ def train(
     begun = run_exists(run)
     if begun:
         _as_recorded(run)
+    elif wait_beacon:
+        raise UsageError(
+            f"{run} is new: its genesis is not published, so there is no beacon to wait for",
+            hint=f"polchain init {run} ... --anchor, then train",
+        )
     name = recipe or settings.script
     if not name:
         raise UsageError(f"which script? {run} does not say", hint="--recipe SCRIPT")
@@ -87,13 +93,15 @@ def train(
             needed=anchor_every is not None,
         )
     half = None if begun else address_half(publisher, run, key_file)
+    if anchor_every is not None and publisher is not None:
+        publisher.open_account()  # before half an hour of waiting, not after it
     if begun and not own_seed:
         from polchain.cli.beacons import need_beacon
 
         need_beacon(run, network, rpc, wait=wait_beacon)
     orders = orders_for("train", as_json, script, half, publisher, own_seed=own_seed)
     if anchor_every is not None and publisher is not None:
-        orders = publisher.followed(orders, run, anchor_every)
+        orders = replace(orders, follower=publisher.follow(run, anchor_every))
     become(orders, run, script)
 
 

@@ -27,7 +27,7 @@ from typing import Final, NoReturn, TypeAlias
 
 from polchain.errors import FormatError
 
-__all__ = ["JSON", "MAX_DEPTH", "MAX_INTEGER", "Fields", "decode", "encode", "hex_float"]
+__all__ = ["JSON", "MAX_DEPTH", "MAX_INTEGER", "Fields", "check_nesting", "decode", "encode", "hex_float"]
 
 JSON: TypeAlias = dict[str, "JSON"] | list["JSON"] | str | int | bool
 
@@ -37,7 +37,8 @@ MAX_DEPTH: Final = 32
 # The digits of MAX_INTEGER and a sign. `int()` of a longer run of digits is quadratic, so it is never called.
 _MAX_DIGITS: Final = 17
 
-_STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that is never closed reaches to the end, and nothing is tried twice: else a run of `\\"` takes quadratic time.
+_STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET: Final = re.compile(r"[^\[\]{}]+")
 _TURN: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -63,7 +64,7 @@ def decode(data: bytes, *, limit: int, what: str) -> JSON:
         raise FormatError(f"{what}: {len(data)} bytes, the limit is {limit}")
     try:
         text = bytes(data).decode("utf-8")
-        _check_nesting(text)
+        check_nesting(text)
         value: JSON = json.loads(
             text,
             object_pairs_hook=_object,
@@ -94,8 +95,12 @@ def hex_float(x: float) -> str:
     return float(x).hex()
 
 
-def _check_nesting(text: str) -> None:
-    """Refuse deep nesting before the parser sees it: where the recursion limit was raised, it overflows the stack."""
+def check_nesting(text: str) -> None:
+    """Refuse deep nesting before a parser sees it: where the recursion limit was raised, it overflows the stack.
+
+    Raises:
+        FormatError: JSON of more than 32 levels.
+    """
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     brackets = _NO_BRACKET.sub("", _STRING.sub("", text))

@@ -3,6 +3,7 @@
 version, run_id, key              whose log
 recovery                          a key that may replace it (optional)
 ethereum                          the address that heads are published from, bound both ways (optional; `binding`)
+beacon                            the chain that the seed is to come from (optional)
 recipe, dataset, configuration    what is run; none of them in a foreign run
 task, parent                      who ordered it, what it continues (optional)
 """
@@ -189,6 +190,7 @@ class Genesis:
     key: PublicKey
     recovery: PublicKey | None = None
     ethereum: Binding | None = None
+    beacon: int | None = None
     recipe: RecipeRef | None = None
     dataset: DatasetRef | None = None
     configuration: Configuration | None = None
@@ -213,6 +215,8 @@ class Genesis:
         ):
             if part is not None:
                 value[name] = part.to_json()
+        if self.beacon is not None:
+            value["beacon"] = self.beacon
         _put(value, "task", self.task)
         _put(value, "parent", self.parent)
         return value
@@ -232,6 +236,7 @@ class Genesis:
             recipe=RecipeRef.parse(fields.fields("recipe")) if fields.has("recipe") else None,
             dataset=DatasetRef.parse(fields.fields("dataset")) if fields.has("dataset") else None,
             configuration=Configuration.parse(fields.fields("configuration")) if fields.has("configuration") else None,
+            beacon=fields.int("beacon", minimum=1) if fields.has("beacon") else None,
             task=Digest.parse(fields.str("task")) if fields.has("task") else None,
             parent=Digest.parse(fields.str("parent")) if fields.has("parent") else None,
             prev=prev,
@@ -239,6 +244,8 @@ class Genesis:
         owned = [part is not None for part in (value.recipe, value.dataset, value.configuration)]
         if any(owned) != all(owned):
             raise FormatError("genesis: recipe, dataset and configuration come together or not at all")
+        if value.beacon is not None and (value.ethereum is None or value.foreign):
+            raise FormatError("genesis: a beacon takes an address that publishes the genesis, and a recipe")
         return value
 
 

@@ -36,6 +36,7 @@ from polchain.prover.anchorlog import (
     read_log,
     source_of,
     source_of_tsa,
+    stands,
 )
 from polchain.prover.waiting import Waiting, wait
 
@@ -191,10 +192,12 @@ def upgrade_from(log: AnchorLog, anchor: EthereumAnchor) -> list[Published]:
     lost: AnchorUnavailableError | None = None
     for kept in log.book.receipts():
         done = any((kept.filed.head_size, kept.source) == (one.size, one.source) for one in found)
-        if kept.source not in sources or kept.final or done:
+        if kept.source not in sources or done:
             continue
         try:
-            found.append(bring_up(log, kept, anchor))
+            # A final one too: chains with a finality of their own have been known to go back on it.
+            if not stands(kept, anchor):
+                found.append(bring_up(log, kept, anchor))
         except AnchorUnavailableError as error:
             # A node that answers is asked about the others: one that is lost must not keep them pending.
             if not isinstance(error, RefusedError) and not isinstance(error.__cause__, RefusedError):

@@ -26,7 +26,17 @@ from polchain.storage.ledger import DATABASE, Ledger, no_run
 if TYPE_CHECKING:
     from polchain.anchors.ethereum import EthereumAnchor
 
-__all__ = ["AnchorLog", "Published", "bring_up", "different", "opened", "read_log", "source_of", "source_of_tsa"]
+__all__ = [
+    "AnchorLog",
+    "Published",
+    "bring_up",
+    "different",
+    "opened",
+    "read_log",
+    "source_of",
+    "source_of_tsa",
+    "stands",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +179,26 @@ def read_log(run: Path, *sizes: int) -> AnchorLog:
     return AnchorLog(run, book, genesis, newest, targets)
 
 
+def stands(kept: Kept, anchor: EthereumAnchor) -> bool:
+    """Whether a receipt is final and its block still the chain's; of a node that is behind nothing else is assumed.
+
+    Raises:
+        AnchorUnavailableError: the network cannot be reached.
+    """
+    from polchain.anchors.evidence import Evidence
+    from polchain.anchors.inclusion import check_header
+
+    inclusion = Evidence.read(kept.filed.receipt).inclusion if kept.final else None
+    if inclusion is None:
+        return False
+    number = check_header(inclusion.header, inclusion.block).number
+    return anchor.nodes[0].block_hash(number) in (inclusion.block, None)
+
+
 def bring_up(
     log: AnchorLog, kept: Kept, anchor: EthereumAnchor, known: dict[Target, Receipt] | None = None
 ) -> Published:
-    """A receipt as the network has it now, and kept so; what is final is not asked about.
+    """A receipt as the network has it now, and kept so.
 
     Args:
         known: what was answered already; the heads of one batch share an answer.
@@ -186,7 +212,7 @@ def bring_up(
     try:
         target = filed.target(log.targets[filed.head_size])
         if target not in known:
-            known[target] = filed.receipt if kept.final else anchor.upgrade(filed.receipt, target)
+            known[target] = filed.receipt if stands(kept, anchor) else anchor.upgrade(filed.receipt, target)
     except AnchorError as error:
         raise AnchorError(f"the receipt of head {filed.head_size} from {kept.source}: {error}") from error
     if known[target] != filed.receipt:

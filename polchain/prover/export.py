@@ -25,7 +25,7 @@ from polchain.core.claim import (
     write_listing,
 )
 from polchain.core.digest import Digest, blake3
-from polchain.core.entries import CheckpointEntry, parse_entry
+from polchain.core.entries import CheckpointEntry, Start, parse_entry
 from polchain.core.genesis import Genesis
 from polchain.core.note import PublicKey
 from polchain.errors import (
@@ -158,7 +158,9 @@ def _anchored(book: AnchorBook, ledger: Ledger) -> _Anchored:
             )
         files[head_name(size)] = note
         files[receipt_name(size, one.source)] = one.filed.encode()
-    beacon = book.beacon()
+    start = ledger.entry(1) if ledger.size > 1 else None
+    # A run may have drawn its seed after all.
+    beacon = book.beacon() if isinstance(start, Start) and start.beacon is not None else None
     if beacon is not None:
         files[BEACON] = beacon.encode()
     if len(kept) + (beacon is not None) > MAX_RECEIPTS:

@@ -2,22 +2,25 @@
 
     genesis (data, recipe, key, address)  ->  published alone, in block n  ->  block n + 64, final  ->  seed  ->  train
 
-Nobody, the prover included, can have known the batch order before that block. A run whose genesis was published alone
-by the address that it binds takes its seed there, and waits for it; `anchors/beacon.json` keeps the block's header.
+Nobody, the prover included, can have known the batch order before that block. The genesis names the chain: whoever
+could choose one afterwards would choose his seed. `anchors/beacon.json` keeps the block's header.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polchain.anchors.base import Target, target_of
 from polchain.anchors.beacon import DISTANCE, BeaconEvidence, check_beacon, fetch_beacon
 from polchain.anchors.binding import check_address_binding
 from polchain.anchors.ethereum import EthereumAnchor
+from polchain.anchors.events import published
 from polchain.anchors.evidence import KIND, Evidence
 from polchain.anchors.inclusion import check_header
-from polchain.anchors.networks import Network, networks
+from polchain.anchors.networks import Network
 from polchain.core.binding import Binding, sign_key_binding
 from polchain.core.entries import BeaconRef
 from polchain.core.note import PrivateKey, open_head
@@ -28,6 +31,9 @@ from polchain.storage.ledger import Ledger
 __all__ = ["AddressHalf", "BeaconPendingError", "Due", "beacon_ref", "due", "published_genesis", "take_beacon"]
 
 
+log = logging.getLogger("polchain")
+
+
 @dataclass(frozen=True, slots=True)
 class AddressHalf:
     """An address that has signed for a log that is about to begin: its genesis must have this run id.
@@ -36,11 +42,13 @@ class AddressHalf:
         run_id: 16 bytes.
         address: 20 bytes.
         signature: EIP-712, over key and run id (see `core.binding`).
+        beacon: the chain that the seed is to come from; None where it is not to.
     """
 
     run_id: bytes
     address: bytes
     signature: bytes
+    beacon: int | None = None
 
     def bind(self, key: PrivateKey) -> Binding:
         """Both halves.
@@ -85,24 +93,14 @@ class BeaconPendingError(AnchorUnavailableError):
         self.due = now
 
 
-def published_genesis(run: Path) -> Kept | None:
-    """The receipt of the genesis that the seed hangs on: published alone, by the address that it binds.
-
-    Of several chains, one whose blocks are beyond the prover's power goes first.
+def published_genesis(run: Path, chain_id: int) -> Kept | None:
+    """The receipt of the genesis, published alone on that chain.
 
     Raises:
         FormatError: a damaged receipt.
     """
-    with Ledger(run) as ledger:
-        if ledger.genesis.ethereum is None or ledger.genesis.foreign:
-            return None
-    beacons = {network.chain_id for network in networks().values() if network.beacon}
-    found = [
-        kept
-        for kept in AnchorBook(run).receipts()
-        if kept.filed.head_size == 1 and kept.filed.batch is None and kept.filed.receipt.kind == KIND
-    ]
-    return min(found, key=lambda kept: (_chain_id(kept) not in beacons, kept.source), default=None)
+    filed = AnchorBook(run).find(1, f"{KIND}-{chain_id}")
+    return Kept(f"{KIND}-{chain_id}", filed) if filed is not None else None
 
 
 def due(run: Path, anchor: EthereumAnchor) -> Due:
@@ -113,15 +111,15 @@ def due(run: Path, anchor: EthereumAnchor) -> Due:
         AnchorError: the receipt is false.
     """
     book = AnchorBook(run)
-    kept = published_genesis(run)
-    if kept is None or _chain_id(kept) != anchor.network.chain_id:
+    kept = published_genesis(run, anchor.network.chain_id)
+    if kept is None:
         raise AnchorUnavailableError(
-            f"the genesis of {run} was not published on {anchor.network.name}",
-            hint="`polchain anchor RUN` publishes it",
+            f"the genesis of {run} was not published on {anchor.network.name} yet",
+            hint=f"`polchain anchor {run}` publishes it",
         )
     with book.locked():
         receipt = anchor.upgrade(kept.filed.receipt, _target(run))
-        book.put(kept.source, type(kept.filed)(kept.filed.head_size, receipt))
+        book.put(kept.source, replace(kept.filed, receipt=receipt))
     return Due(anchor.network, _block(Evidence.read(receipt)), anchor.nodes[0].final_height(anchor.network))
 
 
@@ -130,8 +128,9 @@ def take_beacon(run: Path, anchor: EthereumAnchor) -> BeaconEvidence:
 
     Raises:
         BeaconPendingError: its block is not final yet.
-        AnchorUnavailableError: the network cannot be reached, or the genesis was not published there.
-        AnchorError: the receipt of the genesis is false.
+        AnchorUnavailableError: the network cannot be reached, the genesis was not published there, or not every node
+            has the two blocks.
+        AnchorError: the receipt of the genesis is false, or the genesis was published before.
     """
     now = due(run, anchor)
     if now.block is None or now.final < now.block:
@@ -142,6 +141,9 @@ def take_beacon(run: Path, anchor: EthereumAnchor) -> BeaconEvidence:
         raise AnchorUnavailableError(
             f"{anchor.network.name}: the block with the genesis has vanished", hint="try again"
         )
+    assert now.anchored_in is not None
+    _check_first(run, anchor, now.anchored_in)
+    _check_everywhere(run, anchor, evidence)
     AnchorBook(run).put_beacon(evidence)
     return evidence
 
@@ -153,7 +155,7 @@ def beacon_ref(run: Path, evidence: BeaconEvidence) -> BeaconRef:
         AnchorError: it is not the block that the seed must come from.
     """
     ref = BeaconRef(evidence.chain_id, evidence.network, evidence.open().number)
-    kept = published_genesis(run)
+    kept = published_genesis(run, evidence.chain_id)
     anchored_in = _block(Evidence.read(kept.filed.receipt)) if kept is not None else None
     if anchored_in is None:
         raise AnchorError("beacon: the genesis was not published, so no block's hash is this run's")
@@ -161,14 +163,43 @@ def beacon_ref(run: Path, evidence: BeaconEvidence) -> BeaconRef:
     return ref
 
 
+def _check_first(run: Path, anchor: EthereumAnchor, block: int) -> None:
+    """See that the genesis was not published before: a verifier who finds that believes no later seed."""
+    with Ledger(run) as ledger:
+        binding, origin = ledger.genesis.ethereum, ledger.origin
+    assert binding is not None
+    log_id = hashlib.sha256(origin.encode()).digest()
+    try:
+        events = published(anchor.nodes[0], anchor.network, log=log_id, prover=binding.address, last=block)
+    except AnchorUnavailableError as error:
+        log.warning("whether the genesis was published before is not known: %s", error)
+        return
+    before = min((event.block for event in events if event.size == 1 and event.block < block), default=None)
+    if before is not None:
+        raise AnchorError(
+            f"the genesis was published before, in {anchor.network.name} block {before}",
+            hint="no verifier believes a later seed: begin a new run; or --own-seed, which proves less",
+        )
+
+
+def _check_everywhere(run: Path, anchor: EthereumAnchor, evidence: BeaconEvidence) -> None:
+    """See that every node has both blocks: a training on a block that is none is lost."""
+    kept = published_genesis(run, anchor.network.chain_id)
+    inclusion = Evidence.read(kept.filed.receipt).inclusion if kept is not None else None
+    assert inclusion is not None
+    for header in (check_header(inclusion.header, inclusion.block), evidence.open()):
+        try:
+            said = anchor.vouch(header)
+        except AnchorError as error:
+            raise AnchorUnavailableError(str(error), hint="ask other nodes: --rpc ADDRESS,ADDRESS") from error
+        if said.status != "final":
+            raise AnchorUnavailableError(f"{said.source}: {'; '.join(said.weak)}")
+
+
 def _target(run: Path) -> Target:
     with Ledger(run) as ledger:
         note = ledger.head(1)
         return target_of(open_head(note, ledger.origin, ledger.genesis.key), note)
-
-
-def _chain_id(kept: Kept) -> int:
-    return Evidence.read(kept.filed.receipt).chain_id
 
 
 def _block(evidence: Evidence) -> int | None:

@@ -85,6 +85,7 @@ class Recorder:
                 run_id=half.run_id if half is not None else secrets.token_bytes(16),
                 key=key.public,
                 ethereum=half.bind(key) if half is not None else None,
+                beacon=half.beacon if half is not None else None,
                 recipe=self.program.ref,
                 dataset=commitment.ref(),
                 configuration=options.configuration,

@@ -36,7 +36,7 @@ def seed_of(ledger: Ledger, *, own: bool = False) -> bytes:
 
     Args:
         ledger: the run's.
-        own: use the value drawn for it, even if the genesis was published and a beacon could give it.
+        own: use the value drawn for it, even if the genesis names a beacon.
 
     Raises:
         UsageError: the run has no seed yet.
@@ -48,26 +48,18 @@ def seed_of(ledger: Ledger, *, own: bool = False) -> bytes:
         if isinstance(entry, Start):
             return run_seed(entry.value, leaf, entry.source)
         break
-    evidence = None if own else AnchorBook(ledger.folder).beacon()
-    if evidence is not None:
-        return run_seed(evidence.value, leaf, "beacon")
-    if not own and _is_published(ledger):
+    if ledger.genesis.beacon is not None and not own:
+        evidence = AnchorBook(ledger.folder).beacon()
+        if evidence is not None:
+            return run_seed(evidence.value, leaf, "beacon")
         raise AnchorUnavailableError(
-            "the genesis was published, so the seed comes from the block 64 after it, which is not known here yet",
-            hint=f"`polchain train {ledger.folder} --wait-beacon` waits for it; --own-seed draws one at once",
+            "the genesis names a beacon: the seed comes from the block 64 after it, which is not known here yet",
+            hint=f"`polchain train {ledger.folder} --wait-beacon` waits for it; with --own-seed it draws one at once",
         )
     value = ledger.note(DRAWN)
     if value is None:
         raise UsageError("the run has no seed yet", hint="run its script once")
     return run_seed(bytes.fromhex(value), leaf, "prover")
-
-
-def _is_published(ledger: Ledger) -> bool:
-    if ledger.genesis.ethereum is None:
-        return False
-    from polchain.prover.preregister import published_genesis
-
-    return published_genesis(ledger.folder) is not None
 
 
 def make_start(ledger: Ledger, here: Mapping[str, str | int | bool], *, own: bool = False) -> Start:
@@ -76,7 +68,7 @@ def make_start(ledger: Ledger, here: Mapping[str, str | int | bool], *, own: boo
     Raises:
         AnchorError: the beacon's block is not the one that it must be.
     """
-    evidence = None if own else AnchorBook(ledger.folder).beacon()
+    evidence = None if own or ledger.genesis.beacon is None else AnchorBook(ledger.folder).beacon()
     if evidence is None:
         return Start(ledger.root, "prover", bytes.fromhex(ledger.note(DRAWN) or ""), here)
     from polchain.prover.preregister import beacon_ref

@@ -78,6 +78,7 @@ class Status:
         bytes: what the run's folder takes on disk.
         self_check: the last segment (from 1) that the self-check replayed exactly; None for a foreign run.
         seed_source: prover, beacon or task; None where no step was recorded yet.
+        beacon: the chain that the seed is to come from; None where the genesis names none.
         anchors: which heads were anchored.
         missing: what is not there that should be, as short sentences.
     """
@@ -97,6 +98,7 @@ class Status:
     bytes: int
     self_check: int | None
     seed_source: str | None
+    beacon: int | None
     anchors: Anchored
     missing: tuple[str, ...]
 
@@ -122,6 +124,7 @@ class Status:
             "bytes": self.bytes,
             "self_check": self.self_check,
             "seed_source": self.seed_source,
+            "beacon": self.beacon,
             "anchors": self.anchors.to_json(),
             "missing": list(self.missing),
         }
@@ -183,6 +186,7 @@ def describe(run: Path) -> Status:
         bytes=_size(run),
         self_check=None if genesis.foreign else int(checked) if checked.isdecimal() else 0,
         seed_source=start.source if start is not None else None,
+        beacon=genesis.beacon,
         anchors=anchors,
         missing=tuple(missing),
     )

@@ -61,7 +61,8 @@ class PassphraseSource:
         """
         try:
             if self.descriptor is not None:
-                with os.fdopen(self.descriptor, "rb", closefd=False) as file:
+                # Closed: what runs in this process later, a training script, must not find it.
+                with os.fdopen(self.descriptor, "rb", closefd=self.descriptor > 2) as file:
                     return file.read(4096).rstrip(b"\r\n")
             if self.file is not None:
                 mode = self.file.stat().st_mode

@@ -4,21 +4,22 @@
     of more entries than the log             the claim is not the newest
     of another root                          unexplained; only signed heads convict, and an event carries no signature
 
-A stranger's events are not looked at: anybody can publish any root for any log. Where the genesis binds no address, or
+An event counts if every node that answered lists it; what only some list is said with their names. A stranger's events
+are not looked at: anybody can publish any root for any log. Where the genesis binds no address, or
 no node was asked, hidden forks are not checked, and that is said.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from polchain.anchors.networks import Network
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.receipts import BlockReceipt
-from polchain.verifier.witnesses import Witnesses
+from polchain.verifier.witnesses import Published, Witnesses
 
 if TYPE_CHECKING:
     from polchain.anchors.events import Event
@@ -34,7 +35,7 @@ class Forks:
 
     Attributes:
         said: in words.
-        searched: the chains whose nodes told what was published.
+        searched: the chains whose nodes told, in agreement, where a head of one entry was published.
         genesis: where a head of one entry was published: the chain, and the number of the block, in rising order.
     """
 
@@ -60,21 +61,53 @@ def look_for_forks(intact: IntactClaim, witnesses: Witnesses, final: Collection[
     searched: set[int] = set()
     genesis: list[tuple[Network, int]] = []
     for network in witnesses.networks:
-        events, answered, silent = witnesses.published(network, log, binding.address)
-        if not answered:
-            said.append(f"{UNCHECKED} on {network.name}: {'; '.join(silent)}")
+        own = {
+            (one.header.number, one.size)
+            for one in final
+            if one.network.chain_id == network.chain_id and not one.batch and one.header is not None
+        }
+        found = _complete(witnesses.published(network, log, binding.address), own)
+        if not found.lists:
+            said.append(f"{UNCHECKED} on {network.name}: {'; '.join(found.silent)}")
             continue
-        listed = {(event.block, event.size) for event in events}
-        own = [one for one in final if one.network.chain_id == network.chain_id and not one.batch]
-        if any(one.header is not None and (one.header.number, one.size) not in listed for one in own):
-            said.append(
-                f"{UNCHECKED} on {network.name}: {', '.join(answered)} does not list what the claim's receipts prove"
-            )
-            continue
-        searched.add(network.chain_id)
+        events = frozenset.intersection(*(listed for _, listed in found.lists))
+        disputed = _disputed(found, events)
+        if not any(event.size == 1 for some in disputed.values() for event in some):
+            searched.add(network.chain_id)
         genesis += [(network, block) for block in sorted(event.block for event in events if event.size == 1)]
-        said += _compare(intact, network, events) or [_none_other(network, answered, silent)]
+        told = _compare(intact, network, events)
+        for (listing, lacking), some in disputed.items():
+            told.append(_differ(network, listing, lacking, some))
+            told += [f"{text}, by the word of {listing} alone" for text in _compare(intact, network, some)]
+        said += told or [_none_other(network, [name for name, _ in found.lists], found.silent)]
     return Forks(tuple(said), frozenset(searched), tuple(genesis))
+
+
+def _complete(found: Published, own: Set[tuple[int, int]]) -> Published:
+    """Without the nodes that leave out what the claim's receipts prove: block and size."""
+    lists = tuple(one for one in found.lists if own <= {(event.block, event.size) for event in one[1]})
+    quiet = [name for name, listed in found.lists if (name, listed) not in lists]
+    return Published(
+        lists, (*found.silent, *(f"{name} does not list what the claim's receipts prove" for name in quiet))
+    )
+
+
+def _disputed(found: Published, agreed: Set[Event]) -> dict[tuple[str, str], set[Event]]:
+    """What only some nodes list, by the names of those that do and those that do not."""
+    groups: dict[tuple[str, str], set[Event]] = {}
+    for event in frozenset.union(*(listed for _, listed in found.lists)) - agreed:
+        listing = ", ".join(name for name, listed in found.lists if event in listed)
+        lacking = ", ".join(name for name, listed in found.lists if event not in listed)
+        groups.setdefault((listing, lacking), set()).add(event)
+    return dict(sorted(groups.items()))
+
+
+def _differ(network: Network, listing: str, lacking: str, events: Collection[Event]) -> str:
+    first = min(events, key=lambda event: (event.block, event.size))
+    return (
+        f"the nodes of {network.name} differ: {listing} lists {len(events)} head{'s' if len(events) > 1 else ''} of the"
+        f" bound address that {lacking} does not, the first, of {first.size} entries, in block {first.block}"
+    )
 
 
 def _none_other(network: Network, answered: Sequence[str], silent: Sequence[str]) -> str:
@@ -82,7 +115,7 @@ def _none_other(network: Network, answered: Sequence[str], silent: Sequence[str]
     return f"no other head of this log was published by the bound address on {network.name}{alone}"
 
 
-def _compare(intact: IntactClaim, network: Network, events: Iterable[Event]) -> list[str]:
+def _compare(intact: IntactClaim, network: Network, events: Collection[Event]) -> list[str]:
     said: list[str] = []
     size = intact.head.size
     later = max((event.size for event in events if event.size > size), default=0)

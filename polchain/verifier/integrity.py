@@ -174,7 +174,7 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
 
     # (10) receipts, and the beacon's block, which is found by one of them
     anchored = check_receipts(claim, genesis, anchored_heads, policy.sources)
-    beacon = check_beacon_block(claim, start, started, anchored, policy.sources)
+    beacon = check_beacon_block(claim, genesis, start, started, anchored, policy.sources)
 
     return IntactClaim(
         claim=claim,

@@ -48,7 +48,6 @@ class BlockReceipt:
         network: the chain, as this verifier knows it.
         header: the block with the event; None while the receipt names none.
         batch: whether the head was published with others.
-        settled: whether the prover says that the block is final.
     """
 
     source: str
@@ -56,7 +55,6 @@ class BlockReceipt:
     network: Network
     header: Header | None
     batch: bool
-    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +125,18 @@ def check_receipts(
 
 
 def check_beacon_block(
-    claim: Claim, start: Start | None, entry: int, anchored: tuple[AnchoredHead, ...], sources: Sources
+    claim: Claim,
+    log: Genesis,
+    start: Start | None,
+    entry: int,
+    anchored: tuple[AnchoredHead, ...],
+    sources: Sources,
 ) -> BeaconBlock | None:
     """Check what the claim shows of its seed's beacon; None for a seed from elsewhere.
 
     Args:
         claim: the claim.
+        log: its genesis.
         start: its `start`, which is entry number `entry`.
         anchored: its receipts, checked.
         sources: whose time the verifier believes.
@@ -147,6 +151,9 @@ def check_beacon_block(
             raise FormatError(f"{BEACON} is there, but the seed is not said to be a beacon's")
         return None
     ref = start.beacon
+    if ref.chain != log.beacon:
+        named = "no beacon" if log.beacon is None else f"chain {log.beacon}"
+        raise AnchorError(f"the seed is said to come from chain {ref.chain}, and the genesis names {named}")
     genesis = next(
         (
             one
@@ -214,7 +221,7 @@ def _check_block(
         header = None
     else:
         header = check_evidence(evidence, target, network, prover)
-    return BlockReceipt(source, size, network, header, filed.batch is not None, filed.receipt.status == "final")
+    return BlockReceipt(source, size, network, header, filed.batch is not None)
 
 
 def _check_token(source: str, size: int, receipt: Receipt, target: Target, tsas: Sequence[Tsa]) -> TokenReceipt:

@@ -66,7 +66,7 @@ class BeaconTime:
 
     Attributes:
         block: the block that `start` names, and its chain.
-        timestamp: when it was made; None where the claim does not show it.
+        timestamp: when it was made; None where the claim does not show it, or the nodes deny it.
         missing: what the claim lacks, so that nothing can be said of the seed; empty where it lacks nothing.
         doubt: why the seed counts as the prover's own choice; empty where it does not.
     """

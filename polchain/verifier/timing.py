@@ -5,8 +5,9 @@
     beacon         whether the seed could not have been known before its block, or counts as the prover's own choice
     forks          what else the bound address published about this log
 
-What is false raises. What nobody vouches for is said in words, and is no final time. Absence of other heads is claimed
-only of heads published alone by the address that the genesis binds, on chains whose nodes were asked.
+What nobody vouches for is said in words, and is no final time. What the nodes deny gives no time at all, and is said:
+whether a prover lied or his chain forgot a block is not known. Absence of other heads is claimed only of heads
+published alone by the address that the genesis binds, on chains whose nodes were asked.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from polchain.anchors.base import Timestamp
 from polchain.anchors.beacon import DISTANCE
 from polchain.anchors.interval import Beacon, Stamped, intervals
 from polchain.anchors.networks import Network
-from polchain.core.claim import BEACON, receipt_name
-from polchain.errors import AnchorError
+from polchain.errors import AnchorError, AnchorUnavailableError
 from polchain.verifier.forks import Forks, look_for_forks
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
@@ -37,8 +37,7 @@ def establish(intact: IntactClaim, policy: Policy) -> Times:
     """Find out when the log was written: ask the policy's nodes, or nobody where it has none.
 
     Raises:
-        AnchorError: a block that the nodes deny, or times that contradict each other.
-        AnchorUnavailableError: nodes that contradict each other.
+        AnchorUnavailableError: nodes, or final times of two sources, that contradict each other.
         UsageError: nodes of a chain that nobody named, and the claim is on several.
     """
     chains = [one.network for one in intact.anchored if isinstance(one, BlockReceipt)]
@@ -54,8 +53,8 @@ def establish(intact: IntactClaim, policy: Policy) -> Times:
     forks = look_for_forks(intact, witnesses, final)
     beacon = _beacon(intact, anchors, witnesses, forks) if intact.beacon is not None else None
     remarks = _unused(anchors) if anchors else ["the log is not anchored: it says what, not when"]
-    if beacon is not None and not beacon.missing:
-        remarks += _doubts(intact, beacon, forks)
+    if beacon is not None and beacon.doubt:
+        remarks.append(f"the seed counts as the prover's own choice: {beacon.doubt}")
     said = tuple(plain(text) for text in forks.said)
     return Times(anchors, _spans(intact, anchors, beacon), beacon, said, tuple(plain(text) for text in remarks))
 
@@ -71,10 +70,8 @@ def _anchor(intact: IntactClaim, one: AnchoredHead, witnesses: Witnesses) -> Anc
     try:
         stamp = witnesses.vouch(one.header, one.network)
     except AnchorError as error:
-        if one.settled:
-            raise AnchorError(f"{receipt_name(one.size, one.source)}: {error}", hint=error.hint) from error
-        # The prover himself calls it pending: a block may vanish before it is final, and its head comes again.
-        return AnchorTime(one.source, one.size, step, "pending", None, f"its block has vanished: {error}")
+        # Whatever its status says, which nobody signed.
+        return AnchorTime(one.source, one.size, step, "refused", None, str(error))
     return AnchorTime(one.source, one.size, step, stamp.status, stamp, _why(stamp, one.network))
 
 
@@ -92,15 +89,13 @@ def _beacon(intact: IntactClaim, anchors: Sequence[AnchorTime], witnesses: Witne
         try:
             stamp = witnesses.vouch(block.header, block.network)
         except AnchorError as error:
-            raise AnchorError(f"{BEACON}: {error}", hint=error.hint) from error
-    if intact.genesis.ethereum is None:
-        missing.append("the seed is said to be a beacon's, but the genesis binds no address to publish it")
+            missing.append(f"the seed's {error}")
     places = zip(intact.anchored, anchors, strict=True)
     genesis = next((time for one, time in places if one is block.genesis), None)
     if genesis is None:
         missing.append(f"the seed is said to be a beacon's, but no receipt shows the genesis, alone, on {chain}")
-    elif genesis.status == "pending":
-        missing.append(f"the receipt of the genesis on {chain} is pending: {genesis.reason}")
+    elif genesis.timestamp is None:
+        missing.append(f"the receipt of the genesis on {chain} is {genesis.status}: {genesis.reason}")
     elif block.genesis is not None and block.genesis.header is not None:
         first = block.genesis.header.number
         before = [at for network, at in forks.genesis if network.chain_id == block.ref.chain and at < first]
@@ -109,11 +104,13 @@ def _beacon(intact: IntactClaim, anchors: Sequence[AnchorTime], witnesses: Witne
                 f"the genesis was published before, in {chain} block {before[0]}:"
                 f" the seed had to come from block {before[0] + DISTANCE}"
             )
-    doubt = _doubt(block.network, stamp, genesis.timestamp if genesis is not None else None) if not missing else ""
+    doubt = ""
+    if not missing:
+        doubt = _doubt(block.network, stamp, genesis.timestamp if genesis is not None else None, forks)
     return BeaconTime(block, stamp, tuple(missing), doubt)
 
 
-def _doubt(network: Network, beacon: Timestamp | None, genesis: Timestamp | None) -> str:
+def _doubt(network: Network, beacon: Timestamp | None, genesis: Timestamp | None, forks: Forks) -> str:
     """Why a seed that fits its beacon may be no better than one that the prover chose."""
     if not network.beacon:
         return f"{network.name} is {network.weak or 'a chain whose blocks may be in his power'}"
@@ -122,28 +119,9 @@ def _doubt(network: Network, beacon: Timestamp | None, genesis: Timestamp | None
             return f"nobody vouches for {what}" + (f": {_why(stamp, network)}" if stamp is not None else "")
         if UNNAMED in stamp.weak:
             return f"{what} was {UNNAMED}"
+    if network.chain_id not in forks.searched:
+        return "nobody looked whether the genesis was published before, or the nodes differ"
     return ""
-
-
-def _doubts(intact: IntactClaim, beacon: BeaconTime, forks: Forks) -> list[str]:
-    if beacon.doubt:
-        return [f"the seed counts as the prover's own choice: {beacon.doubt}"]
-    doubts: list[str] = []
-    chain = beacon.block.ref.chain
-    if chain not in forks.searched:
-        doubts.append(
-            "whether the genesis was published before was not checked: the seed may have been picked among several"
-        )
-    shown = [
-        one.network for one in intact.anchored if isinstance(one, BlockReceipt) and (one.size, one.batch) == (1, False)
-    ]
-    networks = [*shown, *(network for network, _ in forks.genesis)]
-    elsewhere = {network.name for network in networks if network.beacon and network.chain_id != chain}
-    if elsewhere:
-        doubts.append(
-            f"the genesis was published on {', '.join(sorted(elsewhere))} too: the seed may have been picked among them"
-        )
-    return doubts
 
 
 def _spans(intact: IntactClaim, anchors: Sequence[AnchorTime], beacon: BeaconTime | None) -> tuple[StepSpan, ...]:
@@ -154,8 +132,16 @@ def _spans(intact: IntactClaim, anchors: Sequence[AnchorTime], beacon: BeaconTim
         beacons.append(Beacon(beacon.block.entry, beacon.timestamp))
     if not stamped and not beacons:
         return ()
+    try:
+        found = intervals(intact.head.size, beacons, stamped)
+    except AnchorError as error:
+        # The verifier's own sources disagree: nothing here says which of them is wrong.
+        raise AnchorUnavailableError(
+            f"the sources of time contradict each other: {error}",
+            hint="one source's clock is off: leave one of them out of the policy",
+        ) from error
     spans: list[StepSpan] = []
-    for span in intervals(intact.head.size, beacons, stamped):
+    for span in found:
         first = bisect.bisect_left(intact.numbers, span.first)
         end = bisect.bisect_right(intact.numbers, span.last)
         if first < end:

@@ -100,7 +100,6 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
     """Date, replay and judge a claim whose integrity holds.
 
     Raises:
-        AnchorError: the nodes deny a block, or times contradict each other.
         UnavailableError: data or a working replay process are missing, or nodes contradict each other.
     """
     policy = request.policy

@@ -8,8 +8,9 @@ height deny it. web3 is loaded only where there is a node to ask.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from polchain.anchors.base import Timestamp
 from polchain.anchors.ethereum import EthereumAnchor
@@ -22,9 +23,22 @@ if TYPE_CHECKING:
     from polchain.anchors.chain import Chain
     from polchain.anchors.events import Event
 
-__all__ = ["UNNAMED", "Witnesses"]
+__all__ = ["UNNAMED", "Published", "Witnesses"]
 
 UNNAMED = "pinned without naming its network"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the nodes of a chain list as published.
+
+    Attributes:
+        lists: each node that answered, by name, and its events.
+        silent: why the others did not.
+    """
+
+    lists: tuple[tuple[str, frozenset[Event]], ...]
+    silent: tuple[str, ...]
 
 
 class Witnesses:
@@ -68,24 +82,19 @@ class Witnesses:
             self._vouched[key] = self._ask(header, network)
         return self._vouched[key]
 
-    def published(self, network: Network, log: bytes, prover: bytes) -> tuple[set[Event], list[str], list[str]]:
-        """What an address has published about a log: by the nodes' word, who gave it, and why others did not.
-
-        Several nodes are believed together: an event that one of them has left out is there.
-        """
+    def published(self, network: Network, log: bytes, prover: bytes) -> Published:
+        """What an address has published about a log, by each node's word."""
         from polchain.anchors.events import published
 
         nodes, troubles = self._open(network)
-        events: set[Event] = set()
-        answered: list[str] = []
+        lists: list[tuple[str, frozenset[Event]]] = []
         silent = [*troubles]
         for node in nodes:
             try:
-                events |= set(published(node, network, log=log, prover=prover))
-                answered.append(node.name)
+                lists.append((node.name, frozenset(published(node, network, log=log, prover=prover))))
             except AnchorUnavailableError as error:
                 silent.append(str(error))
-        return events, answered, silent
+        return Published(tuple(lists), tuple(silent))
 
     def _ask(self, header: Header, network: Network) -> Timestamp:
         trusted = self._of(network)
@@ -113,9 +122,21 @@ class Witnesses:
         if network.chain_id not in self._nodes:
             addresses = self._of(network).rpc
             if self._only is not None and self._only.chain_id == network.chain_id:
-                addresses = tuple(dict.fromkeys((*addresses, *self._sources.rpc)))
-            self._nodes[network.chain_id] = _connect(addresses, network)
+                addresses = (*addresses, *self._sources.rpc)
+            # One node under two spellings is one witness.
+            once = {_spelled(address): address for address in reversed(addresses)}
+            self._nodes[network.chain_id] = _connect(reversed(once.values()), network)
         return self._nodes[network.chain_id]
+
+
+def _spelled(address: str) -> str:
+    """An address in one spelling: its host in small letters, and this machine by its number."""
+    parts = urlsplit(address)
+    if not parts.hostname:
+        return address
+    host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return parts._replace(netloc=f"{host}:{port}", path=parts.path or "/").geturl()
 
 
 def _connect(addresses: Iterable[str], network: Network) -> tuple[list[Chain], list[str]]:

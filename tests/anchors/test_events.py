@@ -36,8 +36,12 @@ def publish(world: EthereumWorld, one: Target) -> Event:
     return Event(world.chain.height(), one.size, one.root, open_transaction(raw).hash)
 
 
-def search(world: EthereumWorld, chain: Chain | None = None, first: int = 0) -> tuple[Event, ...]:
-    return published(chain or world.chain, world.network, log=LOG, prover=world.sender.wallet.address, first=first)
+def search(
+    world: EthereumWorld, chain: Chain | None = None, first: int = 0, last: int | None = None
+) -> tuple[Event, ...]:
+    return published(
+        chain or world.chain, world.network, log=LOG, prover=world.sender.wallet.address, first=first, last=last
+    )
 
 
 class Limited(Chain):
@@ -71,6 +75,16 @@ def test_what_was_published_about_the_log_is_found_in_order(world: EthereumWorld
     assert search(world) == tuple(wanted)
     assert search(world, first=wanted[1].block) == tuple(wanted[1:])
     assert search(world, first=wanted[2].block + 1) == ()
+
+
+def test_the_search_ends_with_the_last_block_that_was_asked_for(world: EthereumWorld) -> None:
+    early, late = (publish(world, target(name, size)) for name, size in (("a", 3), ("b", 7)))
+    assert late.block > early.block
+    assert search(world, last=late.block) == (early, late)
+    assert search(world, last=late.block - 1) == (early,)
+    assert search(world, first=late.block, last=early.block) == ()
+    with pytest.raises(AnchorUnavailableError, match="has no block 1000 yet"):
+        search(world, last=1000)
 
 
 def test_what_another_account_publishes_is_not_found(world: EthereumWorld) -> None:

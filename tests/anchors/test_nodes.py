@@ -15,8 +15,10 @@ from polchain.anchors.contract import contract
 from polchain.anchors.ethereum import EthereumAnchor
 from polchain.anchors.evidence import Evidence
 from polchain.anchors.inclusion import quantity
+from polchain.cli.ethereum import open_sender
+from polchain.cli.receipts import _utc
 from polchain.errors import AnchorError, AnchorUnavailableError, UsageError
-from tests.anchors.worlds import LOCAL, Anvil, AnvilWorld, Interposed, inclusion_of, target
+from tests.anchors.worlds import EMBEDDED, LOCAL, Anvil, AnvilWorld, EthTesterWorld, Interposed, inclusion_of, target
 
 TAGGED = replace(LOCAL, finality="finalized")
 
@@ -171,6 +173,12 @@ def test_other_code_in_the_contracts_place_is_refused_before_anything_is_paid(an
         ("eth_getTransactionReceipt", lambda answer, *_: {**answer, "transactionIndex": "0x5"}),
         ("eth_getTransactionReceipt", lambda answer, *_: {**answer, "blockHash": "0x"}),
         ("eth_getTransactionReceipt", lambda answer, *_: []),
+        ("eth_getBlockByHash", lambda answer, *_: {**answer, "transactions": None}),
+        ("eth_getBlockByHash", lambda answer, *_: {**answer, "transactions": [7]}),
+        ("eth_getBlockByHash", lambda answer, *_: {k: answer[k] for k in answer if k != "transactions"}),
+        ("eth_getBlockByHash", lambda answer, *_: {**answer, "logsBloom": -1}),
+        ("eth_getBlockByHash", lambda answer, *_: {**answer, "miner": 2**200}),
+        ("eth_getBlockReceipts", lambda answer, *_: [{**answer[0], "transactionHash": 7}]),
         ("eth_chainId", lambda answer, *_: None),
     ],
 )
@@ -240,3 +248,16 @@ def test_publishing_needs_an_account_and_asking_a_node(receipt: Receipt) -> None
         EthereumAnchor(LOCAL).submit(target())
     with pytest.raises(UsageError, match="no node"):
         EthereumAnchor(LOCAL).upgrade(receipt, target())
+
+
+def test_a_node_without_its_first_block_opens_no_journal(tester: EthTesterWorld) -> None:
+    node = Interposed(tester.chain, "n", {"eth_getBlockByNumber": lambda *_: None})
+    with pytest.raises(AnchorUnavailableError, match="n does not have block 0 of embedded"):
+        open_sender(EMBEDDED, node, tester.sender.wallet, None)
+    assert open_sender(EMBEDDED, tester.chain, tester.sender.wallet, None).journal.folder.name.startswith("131277")
+
+
+def test_a_time_that_no_calendar_has_is_shown_as_a_number() -> None:
+    assert _utc(1_700_000_000) == "2023-11-14 22:13:20 UTC"
+    for seconds in (2**62, 2**64 - 1):
+        assert str(seconds) in _utc(seconds)

@@ -6,6 +6,7 @@ import base64
 import functools
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -182,6 +183,7 @@ def test_the_margin_is_the_tokens_accuracy_rounded_up_or_the_policys() -> None:
     assert margin(accuracy=accurate(30)) == 30
     assert margin(accuracy=accurate(1, 1)) == 2
     assert margin(accuracy=wrap(0x30, wrap(0x80, b"\x05"))) == 1
+    assert margin(accuracy=wrap(0x30)) == margin(), "an accuracy that states nothing passed for one of zero seconds"
     refuse(honest(accuracy=accurate(10**6)), "says nothing")
 
 
@@ -420,6 +422,24 @@ def test_an_authority_that_cannot_be_meant_is_refused(wrong: dict[str, object]) 
     assert "secret" not in str(caught.value)
 
 
+def test_an_authority_for_another_purpose_issues_no_time_stamping_certificate() -> None:
+    anything, stamping = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, ExtendedKeyUsageOID.TIME_STAMPING
+    rooted = Tsa("rooted", roots=(ROOT.der,))
+    for usage, believed in (
+        (eku(ExtendedKeyUsageOID.EMAIL_PROTECTION), False),
+        (eku(ExtendedKeyUsageOID.SERVER_AUTH, critical=False), False),
+        (eku(stamping), True),
+        (eku(ExtendedKeyUsageOID.SERVER_AUTH, anything), True),
+    ):
+        between = ROOT.issue("between", ca=True, extensions=[usage])
+        signer = between.issue("its TSA")
+        receipt = receipt_of(signer.token(IMPRINT, NONCE), NONCE, [signer.der, between.der])
+        if believed:
+            assert check_token(receipt, TARGET, [rooted]).status == "final"
+        else:
+            refuse(receipt, "does not lead to a pinned root", rooted)
+
+
 # The network
 
 
@@ -476,6 +496,27 @@ def test_a_bad_answer_is_a_service_that_is_missing(name: str) -> None:
         with pytest.raises(AnchorUnavailableError, match=why):
             anchor.submit(TARGET)
         assert time.monotonic() - begun < 2
+
+
+def test_nothing_is_left_of_an_answer_that_came_too_slowly() -> None:
+    def forever(handler: BaseHTTPRequestHandler, _: bytes) -> None:
+        send(handler, 200, {"Content-Length": "100000"})
+        while True:
+            handler.wfile.write(b"\x30")
+            time.sleep(0.05)
+
+    def waiting() -> int:
+        return sum(thread.name == "polchain-post" for thread in threading.enumerate())
+
+    with serve(forever) as url:
+        before = waiting()
+        for _ in range(3):
+            with pytest.raises(AnchorUnavailableError, match="no whole answer"):
+                post(url, b"", "text/plain", timeout=0.3)
+        until = time.monotonic() + 5
+        while waiting() > before and time.monotonic() < until:
+            time.sleep(0.02)
+        assert waiting() <= before, "threads still read what nobody waits for"
 
 
 def test_nobody_there_is_a_service_that_is_missing() -> None:

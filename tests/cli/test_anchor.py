@@ -410,17 +410,19 @@ def test_authorities_need_no_network(call: Call, run: Path, authority: Stamping)
 def test_a_network_and_authorities_go_together(
     call: Call, world: AnvilWorld, runs: list[Path], authority: Stamping
 ) -> None:
-    done = call("anchor", *runs, "--tsa", authority.url, "--json")
+    done = call("anchor", *runs, "--network", "local", "--tsa", authority.url, "--json")
     answer = json.loads(done.out)
     assert done.code == 0
     assert sorted(one["source"][:8] for one in answer["anchors"]) == ["ethereum"] * 3 + ["rfc3161-"] * 3
     world.stop()
     alone_run = runs[0].parent / "another"
     make_run(alone_run, make_key(runs[0].parent / "another-key"))
-    done = call("anchor", alone_run, "--tsa", authority.url)
+    done = call("anchor", alone_run, "--network", "local", "--tsa", authority.url)
     assert (done.code, str(authority.pin) in done.out) == (4, True), "the network failed, the authority did not"
     assert "cannot be reached" in done.err
     assert "trouble" in call("status", alone_run).out
+    done = call("anchor", alone_run, "--tsa", authority.url)
+    assert (done.code, done.err) == (0, ""), "without a flag about the network nobody pays"
 
 
 @pytest.mark.parametrize(
@@ -437,7 +439,7 @@ def test_a_network_and_authorities_go_together(
         (("--upgrade", "--tsa", "http://h/"), 2, "--upgrade publishes nothing"),
         (("--timeout", "3"), 2, "--timeout belongs to --wait"),
         (("--wait", "--timeout", "-3"), 2, "--timeout"),
-        (("--until-parent-ends",), 2, "belongs to --every"),
+        (("--until-parent-ends", "1"), 2, "belongs to --every"),
         (("another", "--every", "3"), 2, "one run"),
         (("--every", "0"), 2, "--every"),
     ],
@@ -517,7 +519,8 @@ def test_it_ends_with_the_process_that_began_it(world: AnvilWorld, growing: Grow
         [
             sys.executable,
             "-c",
-            f"import subprocess, time; p = subprocess.Popen({words!r}, stderr=open({str(log)!r}, 'w'));"
+            f"import os, subprocess, time; words = [*{words!r}, str(os.getpid())];"
+            f"p = subprocess.Popen(words, stderr=open({str(log)!r}, 'w'));"
             "print(p.pid, flush=True); time.sleep(600)",
         ],
         stdout=subprocess.PIPE,

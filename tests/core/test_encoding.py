@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,14 @@ def sort(value: JSON) -> JSON:
     if isinstance(value, dict):
         return {key: sort(value[key]) for key in sorted(value)}
     return [sort(item) for item in value] if isinstance(value, list) else value
+
+
+def test_a_text_that_is_never_closed_is_refused_in_no_time() -> None:
+    hostile = b"[" * 40 + b'"' + b'\\"' * 500_000
+    begun = time.monotonic()
+    with pytest.raises(FormatError, match="more than 32 levels"):
+        decode(hostile, limit=len(hostile), what="hostile")
+    assert time.monotonic() - begun < 5, "its quotes were tried one by one"
 
 
 def test_deep_nesting_is_refused_where_somebody_raised_the_recursion_limit() -> None:

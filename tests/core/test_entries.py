@@ -32,7 +32,7 @@ from polchain.core.entries import (
 )
 from polchain.core.genesis import PRECISIONS, Configuration, DatasetRef, FileRef, Genesis, RecipeRef, safe_path
 from polchain.core.manifest import GROUPS
-from polchain.core.note import PrivateKey
+from polchain.core.note import PrivateKey, PublicKey
 from polchain.errors import EvidenceError, FormatError
 
 KEYS = [PrivateKey.generate().public for _ in range(3)]
@@ -87,12 +87,20 @@ optional = st.fixed_dictionaries(
         "prev": digest(),
     },
 )
+
+
+def genesis(run_id: bytes, key: PublicKey, parts: dict[str, Any], more: dict[str, Any], chain: int) -> Genesis:
+    bound = {"beacon": chain} if parts and "ethereum" in more else {}
+    return Genesis(run_id=run_id, key=key, **parts, **more, **bound)
+
+
 geneses = st.builds(
-    lambda run_id, key, parts, more: Genesis(run_id=run_id, key=key, **parts, **more),
+    genesis,
     st.binary(min_size=16, max_size=16),
     keys,
     owned | st.just({}),
     optional,
+    st.integers(1, 2**53 - 1),
 )
 roots = st.fixed_dictionaries({group: digest() for group in GROUPS})
 positive = st.floats(0, allow_infinity=False, allow_nan=False).map(abs)

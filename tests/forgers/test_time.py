@@ -13,7 +13,7 @@ import rlp
 
 from polchain.anchors.base import Receipt, Target
 from polchain.anchors.beacon import DISTANCE, fetch_beacon
-from polchain.anchors.chain import Chain
+from polchain.anchors.chain import Chain, RefusedError
 from polchain.anchors.contract import call_data, contract, keccak256
 from polchain.anchors.ethereum import EthereumAnchor
 from polchain.anchors.evidence import Evidence
@@ -23,12 +23,13 @@ from polchain.anchors.receipts import FiledReceipt
 from polchain.anchors.sender import Sender
 from polchain.anchors.tsa import Tsa
 from polchain.anchors.wallet import Key, Unsigned
-from polchain.core.claim import BEACON, head_name, write_listing
+from polchain.core.claim import head_name, write_listing
 from polchain.core.entries import Start
 from polchain.core.merkle import check_consistency
 from polchain.core.note import PrivateKey, TreeHead, open_head, sign_head
 from polchain.errors import (
     AnchorError,
+    AnchorUnavailableError,
     ChainError,
     EquivocationError,
     FormatError,
@@ -144,7 +145,9 @@ def test_a_backdated_block_that_fits_together_convinces_no_node_and_no_pin(world
     [anchor] = log.times().anchors
     assert (anchor.status, anchor.reason) == ("unchecked", "no node was asked whether the block is in the chain")
     assert log.times(asking(blocks=[hash_of(filed)])).anchors[0].status == "unchecked"
-    refused(log, "is not block .* of local", sources=asking(world.node.address))
+    [anchor] = log.times(asking(world.node.address)).anchors
+    assert (anchor.status, anchor.timestamp) == ("refused", None)
+    assert "is not block" in anchor.reason
 
 
 def test_a_wrong_chain_is_refused(log: AnchoredLog) -> None:
@@ -308,12 +311,16 @@ def test_a_batch_is_stamped_by_nobody(log: AnchoredLog) -> None:
     refused(log, "a receipt of a batch is named -batch", FormatError)
 
 
-def test_times_that_contradict_each_other_are_refused(world: AnvilWorld, tmp_path: Path, real: str) -> None:
+def test_times_that_contradict_each_other_are_the_sources_error(world: AnvilWorld, tmp_path: Path, real: str) -> None:
     # A pinned authority that was talked into an early time, over a head that holds a beacon known only later.
     log = AnchoredLog(tmp_path / "claim", world, beacon=True)
     stamped(log, time=f"{NOW - DAY / 2:%Y%m%d%H%M%S}Z")
     sources = asking(world.node.address, network=real).plus(tsas=PINNED.tsas)
-    refused(log, "cannot be older than what it contains", sources=sources)
+    with pytest.raises(AnchorUnavailableError, match=r"proving block .*; TSA example") as caught:
+        log.times(sources)
+    assert caught.value.exit_code == 4
+    assert caught.value.hint is not None
+    assert "leave one of them out" in caught.value.hint
 
 
 # Beacons
@@ -333,7 +340,7 @@ def test_a_seed_that_is_not_the_blocks_hash_is_refused(world: AnvilWorld, tmp_pa
     refused(log, "hashes to something else than the value that the seed is made of")
     assert start.beacon is not None
     for ref, words in (
-        (replace(start.beacon, chain=1), "the header is of chain 31337, the seed of chain 1"),
+        (replace(start.beacon, chain=1), "said to come from chain 1, and the genesis names chain 31337"),
         (replace(start.beacon, block=start.beacon.block + 1), "the header is of block"),
     ):
         log.write(replace(start, beacon=ref))
@@ -370,15 +377,88 @@ def test_a_seed_from_a_later_anchor_of_the_same_genesis_is_not_verified(
     assert any("counts as the prover's own choice" in remark for remark in verdict.remarks)
 
 
-def test_a_beacon_of_a_genesis_that_binds_nobody_is_not_verified(world: AnvilWorld, tmp_path: Path, real: str) -> None:
-    log = AnchoredLog(tmp_path / "claim", world, bound=False, beacon=True)
-    verdict = log.verdict(asking(world.node.address, network=real))
-    assert verdict.outcome is Ruled.INCONCLUSIVE
-    assert verdict.reasons == ("the seed is said to be a beacon's, but the genesis binds no address to publish it",)
+def test_a_beacon_that_the_genesis_does_not_name_is_refused(world: AnvilWorld, tmp_path: Path, real: str) -> None:
+    """Whoever may choose the chain after the genesis has a seed from each to choose from."""
+    sources = asking(world.node.address, network=real)
+    for bound in (True, False):
+        log = AnchoredLog(tmp_path / f"none {bound}", world, bound=bound)
+        log.write(log.beacon_start(log.anchor(1)))
+        refused(log, "said to come from chain 31337, and the genesis names no beacon", sources=sources)
+    other = AnchoredLog(tmp_path / "other", world, names=1)
+    start = other.beacon_start(other.anchor(1))
+    other.write(start)
+    refused(other, "said to come from chain 31337, and the genesis names chain 1", sources=sources)
+    # Nor does it help to call the block another chain's.
+    assert start.beacon is not None
+    other.write(replace(start, beacon=replace(start.beacon, chain=1)))
+    refused(other, "the header is of chain 31337, the seed of chain 1", sources=sources)
+
+
+def test_a_genesis_that_names_a_beacon_and_binds_nobody_is_refused(world: AnvilWorld, tmp_path: Path) -> None:
+    log = AnchoredLog(tmp_path / "claim", world, bound=False, names=31337)
+    refused(log, "a beacon takes an address that publishes the genesis", FormatError)
+
+
+def test_a_search_that_was_made_to_fail_makes_no_beacon(
+    world: AnvilWorld, tmp_path: Path, real: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever publishes his genesis many times, and so often that no node lists it all, has drawn his own seed."""
+    log = AnchoredLog(tmp_path / "claim", world, beacon=True)
+    again = FiledReceipt(1, published_by(world, ANVIL_KEY, log.target(1)))
+    start = log.beacon_start(again)
+    log.put(again)
+    log.write(start)
+    assert start.beacon is not None
+
+    def too_many(*_: Any) -> Any:
+        raise RefusedError("the node answers eth_getLogs with an error: more than 10000 results")
+
+    pins = [hash_of(again), start.value]
+    flooded = Interposed(Chain.connect(world.node.address), "the flooded one", {"eth_getLogs": too_many})
+    monkeypatch.setattr(Chain, "connect", lambda address: flooded)
+    for sources in (asking("http://flooded", network=real), asking(network=real, blocks=pins)):
+        times = log.times(sources)
+        assert times.beacon is not None
+        assert times.beacon.missing == ()
+        assert times.beacon.doubt.startswith("nobody looked whether the genesis was published before")
+        assert times.beacon.to_json()["counts_as"] == "prover"
+        assert any(text.startswith("whether the prover published another head") for text in times.forks)
+
+
+@pytest.mark.parametrize("size", [1, 3, 99])
+def test_an_event_that_one_node_made_up_does_not_spoil_an_honest_claim(
+    world: AnvilWorld, tmp_path: Path, real: str, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    log = AnchoredLog(tmp_path / "claim", world, beacon=True)
+    log.anchor(SIZE)
+
+    def one_more(answer: Any, *_: Any) -> Any:
+        data = (log.target(1).root if size == 1 else bytes(32)) + size.to_bytes(32, "big")
+        made = {"data": f"0x{data.hex()}", "blockNumber": "0x1", "transactionHash": f"0x{'11' * 32}"}
+        return [{**answer[0], **made}, *answer]
+
+    honest = Chain.connect(world.node.address)
+    liar = Interposed(honest, "the liar", {"eth_getLogs": one_more})
+    nodes = {"http://honest": honest, "http://liar": liar}
+    monkeypatch.setattr(Chain, "connect", lambda address: nodes[address])
+    for addresses in (list(nodes), list(reversed(nodes))):
+        verdict = log.verdict(asking(*addresses, network=real))
+        assert verdict.outcome is Ruled.VERIFIED, verdict.reasons
+        assert verdict.times is not None
+        assert verdict.times.beacon is not None
+        # Whether the genesis was published before is what they differ about, or not.
+        assert verdict.times.beacon.to_json()["counts_as"] == ("prover" if size == 1 else "beacon")
+        differ, *more = verdict.times.forks
+        assert differ == (
+            f"the nodes of proving differ: the liar lists 1 head of the bound address that {honest.name} does not,"
+            f" the first, of {size} entries, in block 1"
+        )
+        assert len(more) == (0 if size == 1 else 1)
+        assert all(text.endswith("by the word of the liar alone") for text in more)
 
 
 def test_a_genesis_published_in_a_batch_is_no_preregistration(world: AnvilWorld, tmp_path: Path) -> None:
-    log = AnchoredLog(tmp_path / "claim", world)
+    log = AnchoredLog(tmp_path / "claim", world, names=31337)
     log.write(log.beacon_start(log.anchor(1, batch=True)))
     verdict = log.verdict(asking(world.node.address))
     assert verdict.outcome is Ruled.INCONCLUSIVE
@@ -413,7 +493,10 @@ def test_a_block_of_ones_own_making_is_a_beacon_for_nobody(world: AnvilWorld, tm
     log.put_beacon(forged)
     log.write(replace(start, value=forged.value))
     assert any("counts as the prover's own choice" in remark for remark in log.verdict().remarks)
-    refused(log, rf"{BEACON}: block 0x.* is not block", sources=asking(world.node.address, network=real))
+    verdict = log.verdict(asking(world.node.address, network=real))
+    assert verdict.outcome is Ruled.INCONCLUSIVE
+    assert verdict.reasons[0].startswith("the seed's block 0x")
+    assert "is not block" in verdict.reasons[0]
 
 
 # Two logs

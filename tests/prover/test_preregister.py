@@ -34,12 +34,13 @@ def world(tmp_path: Path) -> EthTesterWorld:
     return EthTesterWorld(tmp_path)
 
 
-def begin(folder: Path, key: PrivateKey, *, bound: bool = True) -> Path:
+def begin(folder: Path, key: PrivateKey, *, named: bool = True) -> Path:
     """A run of which the genesis is written, and nothing else."""
     run_id = bytes(range(16))
     wallet = Key(TESTER_KEY)
     half = AddressHalf(run_id, wallet.address, sign_address_binding(wallet, key.public, run_id))
-    with Ledger.create(folder, make_genesis(key, ethereum=half.bind(key) if bound else None), key) as ledger:
+    genesis = make_genesis(key, ethereum=half.bind(key), beacon=EthTesterWorld.network.chain_id if named else None)
+    with Ledger.create(folder, genesis, key) as ledger:
         draw(ledger)
     return folder
 
@@ -87,22 +88,24 @@ def test_the_seed_comes_from_the_block_64_after_the_genesis(run: Path, world: Et
         assert make_start(ledger, FINGERPRINT, own=True).source == "prover"
 
 
-def test_until_its_block_is_known_such_a_run_has_no_seed(run: Path, world: EthTesterWorld) -> None:
-    with Ledger(run) as ledger:
-        drawn = seed_of(ledger)
-    publish_head(run, 1, world.anchor)
+def test_until_its_block_is_known_such_a_run_has_no_seed(run: Path) -> None:
     with Ledger(run) as ledger:
         with pytest.raises(AnchorUnavailableError, match="64 after it"):
             seed_of(ledger)
-        assert seed_of(ledger, own=True) == drawn
+        seed_of(ledger, own=True)
 
 
-def test_a_genesis_without_an_address_waits_for_no_beacon(tmp_path: Path, world: EthTesterWorld) -> None:
-    run = begin(tmp_path / "other", make_key(tmp_path / "key"), bound=False)
+def test_a_genesis_that_names_no_beacon_waits_for_none(tmp_path: Path, world: EthTesterWorld) -> None:
+    run = begin(tmp_path / "other", make_key(tmp_path / "key"), named=False)
     publish_head(run, 1, world.anchor)
-    assert published_genesis(run) is None
     with Ledger(run) as ledger:
-        seed_of(ledger)
+        assert seed_of(ledger) == seed_of(ledger, own=True)
+
+
+def test_a_genesis_that_was_not_published_has_no_beacon_yet(run: Path, world: EthTesterWorld) -> None:
+    assert published_genesis(run, world.network.chain_id) is None
+    with pytest.raises(AnchorUnavailableError, match="not published on embedded yet"):
+        take_beacon(run, world.anchor)
 
 
 def test_a_genesis_that_moved_to_another_block_has_another_beacon(run: Path, world: EthTesterWorld) -> None:

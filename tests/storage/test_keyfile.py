@@ -122,7 +122,8 @@ def test_the_passphrase_opens_the_key(encrypted: Path, key: PrivateKey, tmp_path
     os.write(writing, b"correct horse\r\n")
     os.close(writing)
     assert read_key(encrypted, PassphraseSource(descriptor=reading)).public == key.public
-    os.close(reading)
+    with pytest.raises(OSError, match="Bad file descriptor"):  # what runs here later must not find it
+        os.close(reading)
 
 
 def test_a_wrong_or_missing_passphrase_is_an_error_by_name(

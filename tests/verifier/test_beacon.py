@@ -46,7 +46,7 @@ def preregister(world: AnvilWorld, claim: Path, shop: Workshop) -> None:
     address = Key(ANVIL_KEY).address
     by_address = sign_address_binding(Key(ANVIL_KEY), shop.key.public, shop.run_id)
     binding = Binding(address, sign_key_binding(shop.key, shop.run_id, address), by_address)
-    shop.genesis = replace(shop.genesis, ethereum=binding)
+    shop.genesis = replace(shop.genesis, ethereum=binding, beacon=world.network.chain_id)
     leaf = leaf_hash(leaf_data(encode_entry(shop.genesis)))
     head = TreeHead(origin_of(shop.key.public, shop.run_id), 1, leaf)
     number = block_of(anchor(world, claim, sign_head(head, shop.key), head)) + DISTANCE

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from polchain.anchors.base import Timestamp
+from polchain.anchors.beacon import DISTANCE, fetch_beacon
 from polchain.anchors.chain import Chain
 from polchain.anchors.deploy import deploy
 from polchain.anchors.ethereum import EthereumAnchor
@@ -21,10 +23,11 @@ from polchain.anchors.receipts import FiledReceipt
 from polchain.anchors.sender import Sender
 from polchain.anchors.tsa import Tsa
 from polchain.anchors.wallet import Key
+from polchain.core.entries import BeaconRef, Start
 from polchain.errors import AnchorError, AnchorUnavailableError, UsageError
 from polchain.verifier.sources import Sources
 from polchain.verifier.verdict import Ruled
-from tests.anchored import SIZE, AnchoredLog, asking, block_of, hash_of
+from tests.anchored import SIZE, ZERO, AnchoredLog, asking, block_of, changed, hash_of
 from tests.anchors.authority import Root, accurate, receipt_of, sha256
 from tests.anchors.worlds import ANVIL_KEY, Anvil, AnvilWorld, Interposed
 
@@ -152,12 +155,53 @@ def test_nodes_that_contradict_each_other_are_an_error_of_theirs(
             with pytest.raises(AnchorUnavailableError, match="contradict each other") as caught:
                 log.times(asking(*addresses))
             assert caught.value.exit_code == 4
-        # Alone, the other denies the block.
-        with pytest.raises(AnchorError, match=r"anchors/5-ethereum-31337\.json: block 0x.* has not got it") as denied:
-            log.times(asking(other.address))
-        assert denied.value.exit_code == 1
     finally:
         other.stop()
+
+
+@pytest.mark.parametrize("status", ["final", "pending"])
+def test_a_block_that_every_node_denies_gives_no_time_whatever_the_receipt_calls_itself(
+    world: AnvilWorld, log: AnchoredLog, require: Callable[[str], str], status: str
+) -> None:
+    log.put(changed(log.anchor(6), status=status))
+    other = Anvil(require("anvil"))
+    try:
+        Chain.connect(other.address).ask("anvil_mine", hex(1000))
+        times = log.times(asking(other.address))
+    finally:
+        other.stop()
+    for anchor in times.anchors:
+        assert (anchor.status, anchor.timestamp) == ("refused", None)
+        assert anchor.reason.endswith(f"{urlsplit(other.address).netloc} has not got it")
+    assert all(span.interval.not_after == Unknown() for span in times.spans)
+    assert any(remark.startswith("a receipt from ethereum-31337 is refused: block 0x") for remark in times.remarks)
+    # The rest of the claim stands.
+    assert log.verdict(asking(world.node.address)).outcome is Ruled.VERIFIED
+
+
+def test_a_beacon_whose_blocks_every_node_denies_is_inconclusive(
+    world: AnvilWorld, tmp_path: Path, require: Callable[[str], str], real: str
+) -> None:
+    log = AnchoredLog(tmp_path / "claim", world, beacon=True)
+    other = Anvil(require("anvil"))
+    try:
+        Chain.connect(other.address).ask("anvil_mine", hex(world.chain.height() + 10))
+        verdict = log.verdict(asking(other.address, network=real))
+    finally:
+        other.stop()
+    assert verdict.outcome is Ruled.INCONCLUSIVE
+    beacon, genesis = verdict.reasons
+    assert beacon.startswith("the seed's block 0x")
+    assert beacon.endswith("has not got it")
+    assert genesis.startswith("the receipt of the genesis on proving is refused: block 0x")
+    assert verdict.times is not None
+    assert all(span.interval.not_before == Unknown() for span in verdict.times.spans)
+
+
+def test_one_node_under_two_spellings_is_one(world: AnvilWorld, log: AnchoredLog) -> None:
+    port = urlsplit(world.node.address).port
+    spellings = [f"http://127.0.0.1:{port}", f"http://localhost:{port}/", f"http://LocalHost:{port}"]
+    assert "a single RPC" in after(log, asking(*spellings)).weak
 
 
 def test_a_second_node_that_lies_makes_nothing_final(
@@ -177,15 +221,15 @@ def test_a_second_node_that_lies_makes_nothing_final(
     assert after(log, asking("http://honest", "http://liar")).status == "unchecked"
 
 
-def test_a_prover_whose_pending_block_vanished_is_not_called_a_liar(world: AnvilWorld, tmp_path: Path) -> None:
+def test_a_prover_whose_block_vanished_is_not_called_a_liar(world: AnvilWorld, tmp_path: Path) -> None:
     log = AnchoredLog(tmp_path / "claim", world)
     pending = world.anchor.submit(log.target(5))
     world.mine()
     log.put(FiledReceipt(5, world.anchor.upgrade(pending, log.target(5))))
     world.vanish()
     [anchor] = log.times(asking(world.node.address)).anchors
-    assert anchor.status == "pending"
-    assert "has vanished" in anchor.reason
+    assert (anchor.status, anchor.timestamp) == ("refused", None)
+    assert "is not block" in anchor.reason
     world.mine(3)
 
 
@@ -356,26 +400,33 @@ def test_a_beacon_that_nobody_vouches_for_counts_as_ones_own_choice(
         assert verdict.outcome is Ruled.VERIFIED
         [remark] = [remark for remark in verdict.remarks if "own choice" in remark]
         assert words in remark
-    verdict = log.verdict(both)
-    assert not any("own choice" in remark for remark in verdict.remarks)
-    # But what only a node can tell was not asked.
-    assert any("whether the genesis was published before was not checked" in remark for remark in verdict.remarks)
+    # What only a node can tell was not asked.
+    times = log.verdict(both).times
+    assert times is not None
+    assert times.beacon is not None
+    assert times.beacon.doubt.startswith("nobody looked whether the genesis was published before")
+    assert times.beacon.to_json()["counts_as"] == "prover"
 
 
-def test_a_genesis_that_was_published_on_two_networks_had_two_seeds(
+def test_of_several_chains_only_the_one_that_the_genesis_names_has_a_seed(
     world: AnvilWorld, tmp_path: Path, elsewhere: Elsewhere, real: str
 ) -> None:
     table = tmp_path / "config" / "polchain" / "networks.toml"
     table.write_text(table.read_text() + '[other]\nchain_id = 4242\nfinality = 1\nevidence = "strong"\nbeacon = true\n')
     log = AnchoredLog(tmp_path / "claim", world, beacon=True)
-    sources = asking(world.node.address, network=real)
-    said = "the genesis was published on other too: the seed may have been picked among them"
+    sources = asking(world.node.address, network=real).plus(named("other"), [elsewhere.address])
     other = elsewhere.publish(log, 1)
-    # Whether the prover shows it, or a node of that network tells.
-    assert said in log.times(sources.plus(named("other"), [elsewhere.address])).remarks
-    assert said not in log.times(sources).remarks
     log.put(other, "ethereum-4242")
-    assert said in log.times(sources).remarks
+    times = log.times(sources)
+    assert times.beacon is not None
+    assert (times.beacon.missing, times.beacon.doubt) == ((), "")
+    number = block_of(other) + DISTANCE
+    elsewhere.chain.ask("anvil_mine", hex(DISTANCE))
+    evidence = fetch_beacon(elsewhere.chain, elsewhere.anchor.network, number)
+    log.put_beacon(evidence)
+    log.write(Start(ZERO, "beacon", evidence.value, {}, BeaconRef(4242, "other", number)))
+    with pytest.raises(AnchorError, match="said to come from chain 4242, and the genesis names chain 31337"):
+        log.times(sources)
 
 
 @pytest.mark.parametrize(
