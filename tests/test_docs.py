@@ -155,6 +155,7 @@ def test_the_changelog_has_what_is_not_released() -> None:
 
 
 def test_verdicts_json_is_documented() -> None:
+    from polchain.verifier.behaviour import Behaviour, Finding
     from polchain.verifier.challenge import Challenge
     from polchain.verifier.replay import Outcome, Reproduction
     from polchain.verifier.soundness import Bound
@@ -165,7 +166,7 @@ def test_verdicts_json_is_documented() -> None:
         reasons=("",),
         bound=Bound(90, 0.05, 0.99, 0.0, 1, 1),
         reproductions=(Reproduction(None, Outcome.EXACT, 0.0, 0.0),),
-        challenge=Challenge(bytes(32), (), ()),
+        challenge=Challenge(bytes(32), (), (), 0.05),
         vouched=True,
         program=Digest("sha256", bytes(32)),
         origin="",
@@ -176,6 +177,8 @@ def test_verdicts_json_is_documented() -> None:
         pinned=True,
         remarks=("",),
         times=some_times(),
+        flags=(("", ""),),
+        behaviour=(Behaviour("", Finding.PASSED),),
     )
     documented = quoted(table_after("docs/verifying.md", "<!-- json: verify -->"))
     assert sorted(documented) == sorted(flat(verdict.to_json()))

@@ -42,6 +42,7 @@ class Trust:
     rpc: Sequence[str]
     blocks: Sequence[str]
     tsas: Sequence[str]
+    budget: str | None = None
 
     def read(self) -> Policy:
         """The policy that they make.
@@ -71,6 +72,7 @@ class Trust:
             fraction=policy.fraction if self.fraction is None else self.fraction,
             confidence=policy.confidence if self.confidence is None else self.confidence,
             unsafe_no_sandbox=policy.unsafe_no_sandbox or self.unsafe,
+            budget=policy.budget if self.budget is None else _share("--budget", self.budget),
             sources=sources,
         )
 
@@ -123,6 +125,18 @@ def _key(text: str) -> PublicKey:
             f"--key {text}: that is a private key", hint="pass the .pub file, and never send this one to anybody"
         )
     return _parsed("--key", text, lambda _: PublicKey.parse(data.decode("utf-8", "replace").strip()))
+
+
+def _share(option: str, text: str) -> float:
+    """A share, as `5%` or as `0.05`."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number) / (100.0 if percent else 1.0)
+    except ValueError:
+        value = 0.0
+    if rest or not 0.0 < value <= 1.0:
+        raise UsageError(f"{option} {text[:SHOWN]}: not a share, such as 5% or 0.05")
+    return value
 
 
 def _digest(text: str) -> Digest:

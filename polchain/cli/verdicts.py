@@ -79,7 +79,7 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
             done = f"{exact} of {picked} picked segments exactly, in {seconds:.1f} s"
         rows.append(("replayed", done))
         if word != "REFUTED":
-            rows.append(("bound", verdict.bound))
+            rows += _bound_rows(verdict)
     if verdict.challenge is not None:
         rows.append(("redraw", f"--seed {verdict.challenge.seed.hex()}"))
     if verdict.times is not None:
@@ -90,6 +90,24 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
     if recipe is not None and not verdict.vouched:
         text += "\n\n" + program_text(intact.recipe)
     output.answer({**verdict.to_json(), "claim": str(target)}, text, as_json=as_json)
+
+
+def _bound_rows(verdict: Verdict) -> list[tuple[str, object]]:
+    """What the sample proves, and what was looked at besides."""
+    bound = verdict.bound
+    rows: list[tuple[str, object]] = [("bound", bound)]
+    if verdict.challenge is not None and verdict.challenge.budget is not None and verdict.steps:
+        spent, most = 100 * verdict.challenge.cost / verdict.steps, 100 * verdict.challenge.budget
+        rows.append(("budget", f"{spent:.3g} % of the steps, of at most {most:g} %: {bound.support}"))
+    rows.append(("swap", verdict.swap))
+    flags = [f"{what}: {reason}" for what, reason in verdict.flags]
+    more = [f"and {len(flags) - SHOWN} more: --json"] if len(flags) > SHOWN else []
+    rows += _labelled("screens", [*flags[:SHOWN], *more])
+    found: dict[str, list[str]] = {}
+    for item in verdict.behaviour:
+        said = item.finding.value + (f": {item.reason}" if item.reason else "")
+        found.setdefault(said, []).append(item.test)
+    return rows + _labelled("behaviour", [f"{', '.join(tests)}: {said}" for said, tests in found.items()])
 
 
 def time_rows(times: Times) -> list[tuple[str, object]]:

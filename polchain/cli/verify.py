@@ -62,6 +62,12 @@ def verify(
     confidence: Annotated[
         float | None, typer.Option(metavar="C", help="with at least this probability [0.99]", show_default=False)
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="the most that replays may cost, in steps of the run, such as 5%", show_default=False
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="replay every segment")] = False,
     integrity_only: Annotated[
         bool, typer.Option("--integrity-only", help="check hashes, signatures and order; replay nothing")
@@ -104,8 +110,10 @@ def verify(
     target = _only_claim(claim, claims or [])
     wanted = Trust(
         policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox,
-        network, rpc or [], block_hash or [], tsa or [],
+        network, rpc or [], block_hash or [], tsa or [], budget,
     ).read()  # fmt: skip
+    if full and wanted.budget is not None:
+        raise UsageError("--full replays everything, and a budget caps the replays: one of them")
     heads = read_heads(head or [])
     drawn = _seed(seed)
     words = _words(recipe_args)

@@ -45,6 +45,8 @@ TAGS: Final[Mapping[str, bytes]] = MappingProxyType(
             "row",
             "sample",
             "challenge",
+            "public-challenge",
+            "behaviour",
             "key-binding",
             "dataset",
         )

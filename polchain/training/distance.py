@@ -18,7 +18,16 @@ from polchain.core.entries import Update
 from polchain.core.manifest import Snapshot, TensorRow, group_of
 from polchain.training.state import tensor_from
 
-__all__ = ["Distance", "cosine_distance", "distance", "group_error", "norm", "reproduction_error", "update_size"]
+__all__ = [
+    "Distance",
+    "cosine_distance",
+    "distance",
+    "group_error",
+    "norm",
+    "reproduction_error",
+    "update_gap",
+    "update_size",
+]
 
 FLOATING = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 
@@ -73,6 +82,19 @@ def update_size(before: Snapshot, after: Snapshot) -> Update:
     return Update(gap.l2, gap.linf)
 
 
+def update_gap(first: tuple[Snapshot, Snapshot], second: tuple[Snapshot, Snapshot]) -> float:
+    """How far two updates (before, after) of the parameters differ, over the size of the larger; 0 where none moved."""
+    larger = max(distance(*first).l2, distance(*second).l2)
+    names = [row.name for row in first[0].manifest.tensors() if is_parameter(row)]
+    if not math.isfinite(larger) or not math.isfinite(distance(first[0], second[0]).l2):
+        return math.inf  # rows that do not match, or weights that are not finite
+    squares = 0.0
+    for name in names:
+        a, b, c, d = (_load(state, _row(state, name)) for state in (*first, *second))
+        squares += float(((b - a) - (d - c)).square().sum())
+    return math.sqrt(squares) / larger if larger > 0 else 0.0
+
+
 def reproduction_error(
     opening: Snapshot, claimed: Snapshot, replayed: Snapshot, which: Callable[[TensorRow], bool] = is_parameter
 ) -> float:
@@ -118,6 +140,12 @@ def worst_tensor(a: Snapshot, b: Snapshot) -> str:
     right = {row.name: row for row in b.manifest.rows}
     differing = [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
     return min(differing, key=lambda name: (not isinstance(left.get(name), TensorRow), name), default="")
+
+
+def _row(state: Snapshot, name: str) -> TensorRow:
+    row = state.manifest[name]
+    assert isinstance(row, TensorRow)  # the rows of both were compared
+    return row
 
 
 def _load(state: Snapshot, row: TensorRow) -> torch.Tensor:

@@ -60,6 +60,9 @@ class Segment:
         """How many steps."""
         return self.last - self.first
 
+    def __str__(self) -> str:
+        return f"steps {self.first} to {self.last}"
+
 
 @dataclass(frozen=True, slots=True)
 class IntactClaim:

@@ -5,10 +5,13 @@
     fraction = 0.05                                     f: the forged share of steps that must be caught
     confidence = 0.99                                   c: with at least this probability
     top_updates = 5                                     Q: that many largest updates are always replayed
+    budget = 0.05                                       the most that replays may cost, as a share of the run's steps
+    max_swap_escape = 0.01                              weights swapped in must not be missed with more probability
     unsafe_no_sandbox = false                           run a recipe that nobody vouched for, on this machine, as you
     [[network]] ...  [[tsa]] ...                        whose time is believed; see `sources`
 
-Whatever the file does not say has the value above (no keys, no recipes, no sources of time).
+Whatever the file does not say has the value above (no keys, no recipes, no sources of time), but for `budget` and
+`max_swap_escape`: without them nothing caps the replays, and no verdict depends on the swap bound.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ class Policy:
         confidence: c, the least probability of catching it.
         top_updates: Q, how many of the largest updates are always replayed.
         unsafe_no_sandbox: run unvouched recipes without a sandbox.
+        budget: the most that all replays may cost, as a share of the run's steps; None where nothing caps them.
+        max_swap_escape: the largest escape of the swap bound that is accepted; None for any, and for none at all.
         sources: whose time is believed; empty means that no time is final.
     """
 
@@ -49,12 +54,18 @@ class Policy:
     top_updates: int = 5
     unsafe_no_sandbox: bool = False
     sources: Sources = field(default_factory=Sources)
+    budget: float | None = None
+    max_swap_escape: float | None = None
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
         check_fraction(self.confidence)
         if not 0 <= self.top_updates <= 10_000:
             raise PolicyError(f"top_updates is {self.top_updates}: not between 0 and 10,000")
+        if self.budget is not None and not 0.0 < self.budget <= 1.0:
+            raise PolicyError(f"budget is {self.budget!r}: not a share of the run's steps, such as 0.05")
+        if self.max_swap_escape is not None and not 0.0 <= self.max_swap_escape <= 1.0:
+            raise PolicyError(f"max_swap_escape is {self.max_swap_escape!r}: not a probability")
         draws_needed(self.fraction, self.confidence)  # refuses what would need too many
 
     @property
@@ -78,6 +89,7 @@ class Policy:
         except (OSError, ValueError, RecursionError) as error:
             raise PolicyError(f"cannot read the policy {path}: {error}") from error
         known = {"keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox", "network", "tsa"}
+        known |= {"budget", "max_swap_escape"}
         for name in values:
             if name not in known:
                 raise PolicyError(f"{path}: unknown name {name!r}", hint=f"known: {', '.join(sorted(known))}")
@@ -91,6 +103,8 @@ class Policy:
                 top_updates=_whole(values, "top_updates", default.top_updates),
                 unsafe_no_sandbox=_switch(values, "unsafe_no_sandbox"),
                 sources=Sources.parse(values, path.parent),
+                budget=_number(values, "budget", 0.0) if "budget" in values else None,
+                max_swap_escape=_number(values, "max_swap_escape", 0.0) if "max_swap_escape" in values else None,
             )
         except PolicyError:
             raise

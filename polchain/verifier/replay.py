@@ -11,21 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from polchain.core.entries import Update
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.dataset import check_samples
-from polchain.training.distance import distance, norm, update_size, worst_tensor
+from polchain.training.distance import distance, norm, worst_tensor
 from polchain.verifier.bench import Bench, batches_of, run_segment, state_of
 from polchain.verifier.challenge import Challenge, Pick
 from polchain.verifier.doubts import examine_segment, set_by_the_loop
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.tolerance import NOISE_FACTOR, Fingerprint, comparable, false_setting, other_versions
 
-__all__ = ["Outcome", "Reproduction", "measure_updates", "replay", "replay_initial"]
+__all__ = ["Outcome", "Reproduction", "replay", "replay_initial"]
 
 INITIAL_TOLERANCE = 1e-3
-UPDATE_TOLERANCE = 1e-6
 
 
 class Outcome(Enum):
@@ -57,40 +55,7 @@ class Reproduction:
     @property
     def name(self) -> str:
         """What was replayed, in words."""
-        return "initial state" if self.pick is None else f"steps {self.pick.segment.first} to {self.pick.segment.last}"
-
-
-def measure_updates(intact: IntactClaim) -> tuple[list[tuple[float, float]], list[str]]:
-    """Size of each segment's update, and relative to the weights, from the disclosed states; and what is false of them.
-
-    Where a state is not disclosed the entry's own figure stands in, and the relative size is 0.
-
-    Returns:
-        The sizes by segment, and a sentence for each entry that claims another size than its states have.
-    """
-    sizes: list[tuple[float, float]] = []
-    false: list[str] = []
-    before: Snapshot | None = None
-    for index, entry in enumerate(intact.checkpoints):
-        after = state_of(intact, entry)
-        if index > 0:
-            claimed = entry.update.l2 if entry.update is not None else 0.0
-            if before is not None and after is not None:
-                size = update_size(before, after)
-                weights = norm(before)
-                sizes.append((size.l2, size.l2 / weights if weights > 0 else math.inf))
-                stated = entry.update or Update(0.0, 0.0)
-                for name, ours, theirs in (("", size.l2, stated.l2), (" at most", size.linf, stated.linf)):
-                    # Non-finite weights have no size to compare.
-                    if math.isfinite(ours) and not math.isclose(ours, theirs, rel_tol=UPDATE_TOLERANCE, abs_tol=1e-30):
-                        false.append(
-                            f"the entry of step {entry.step} claims an update of{name} {theirs:.6g}, "
-                            f"its states are{name} {ours:.6g} apart"
-                        )
-            else:
-                sizes.append((claimed, 0.0))
-        before = after
-    return sizes, false
+        return "initial state" if self.pick is None else str(self.pick.segment)
 
 
 def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> Reproduction:

@@ -4,7 +4,7 @@ The first that applies:
 
     REFUTED        a signed statement is false, and which
     INCONCLUSIVE   something is missing, and what: an unmet bound, an unpinned key, a beacon's block, a foreign run
-    COMPUTED       reproduced, but nobody vouched for the recipe
+    COMPUTED       reproduced, but nobody vouched for the recipe, or it failed a test of behaviour
     VERIFIED       integrity; key pinned; recipe vouched; initial state regenerated from the seed; all replayed
                    segments reproduced exactly; the bound within the policy
 
@@ -15,16 +15,18 @@ Replay proves that a program ran; only the program's text makes it learning.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from polchain.core.digest import Digest
 from polchain.core.encoding import JSON
+from polchain.verifier.behaviour import Behaviour, Finding
 from polchain.verifier.challenge import Challenge
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
 from polchain.verifier.replay import Outcome, Reproduction
-from polchain.verifier.soundness import Bound, escape_probability
+from polchain.verifier.soundness import Bound, Swap, escape_probability
+from polchain.verifier.survey import Survey, swap_of
 from polchain.verifier.times import Times, plain
 from polchain.verifier.timing import establish
 
@@ -67,6 +69,9 @@ class Verdict:
         pinned: whether that key came from outside the claim.
         remarks: what was not checked, or differs without being wrong.
         times: when the log was written; None where that was not looked into.
+        swap: how likely weights from elsewhere were swapped in unseen, or why that was not checked.
+        flags: what a screen flagged ("steps A to B"), and why.
+        behaviour: the tests of the recipe's behaviour.
     """
 
     outcome: Ruled
@@ -84,6 +89,9 @@ class Verdict:
     pinned: bool
     remarks: tuple[str, ...]
     times: Times | None = None
+    swap: Swap = field(default_factory=lambda: Swap.unchecked("nothing was replayed"))
+    flags: tuple[tuple[str, str], ...] = ()
+    behaviour: tuple[Behaviour, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -113,15 +121,12 @@ class Verdict:
             "entries": self.entries,
             "steps": self.steps,
             "recipe_vouched": self.vouched,
-            "bound": {
-                "draws": self.bound.draws,
-                "fraction": repr(self.bound.fraction),
-                "confidence": repr(self.bound.confidence),
-                "escape": repr(self.bound.escape),
-                "replayed_steps": self.bound.replayed,
-                "met": self.bound.met,
-                "sentence": str(self.bound),
-            },
+            "bound": self.bound.to_json(),
+            "swap": self.swap.to_json(),
+            "screens": [{"what": what, "reason": reason} for what, reason in self.flags],
+            "behaviour": [
+                {"test": item.test, "finding": item.finding.value, "reason": item.reason} for item in self.behaviour
+            ],
             "replays": replays,
             "remarks": list(self.remarks),
             **(self.times.to_json() if self.times is not None else {"anchors": [], "intervals": []}),
@@ -132,6 +137,8 @@ class Verdict:
             value["recipe"] = str(self.program)
         if self.challenge is not None:
             value["challenge_seed"] = self.challenge.seed.hex()
+            if self.challenge.budget is not None:
+                value["budget"] = repr(self.challenge.budget)
         return value
 
 
@@ -145,6 +152,8 @@ def judge(
     times: Times | None = None,
     false_statements: Sequence[str] = (),
     remarks: Sequence[str] = (),
+    survey: Survey | None = None,
+    behaviour: Sequence[Behaviour] = (),
 ) -> Verdict:
     """The verdict that these reproductions carry.
 
@@ -157,22 +166,36 @@ def judge(
         times: when the log was written, as `establish` found; None for what is known without asking anybody.
         false_statements: signed statements that were found false without replay.
         remarks: what else the reader should know.
+        survey: what the disclosed states say by themselves; without it there is no swap bound.
+        behaviour: what came of the tests of behaviour.
     """
     times = times or establish(intact, Policy())
     refuting = list(false_statements)
     refuting += [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.REFUTED]
     bound = _bound(intact, challenge, reproductions, policy)
+    swap = _swap(intact, challenge, reproductions, bound, survey)
     missing = _missing(intact, challenge, reproductions, bound, times)
+    if not swap.within(policy.max_swap_escape):
+        missing.append(f"a swap is to escape with probability {policy.max_swap_escape:g} at most: {swap}")
+    doubts = [f"a test of behaviour failed: {test.reason}" for test in behaviour if test.finding is Finding.FAILED]
     if refuting:
         outcome, reasons = Ruled.REFUTED, refuting
     elif missing:
         outcome, reasons = Ruled.INCONCLUSIVE, missing
-    elif not vouched:
+    elif not vouched or doubts:
         outcome = Ruled.COMPUTED
-        reasons = ["every replay is exact, but nobody vouched for the recipe: read it, then pass --trust-recipe"]
+        unread = "every replay is exact, but nobody vouched for the recipe: read it, then pass --trust-recipe"
+        reasons = [*([] if vouched else [unread]), *doubts]
     else:
         outcome, reasons = Ruled.VERIFIED, [f"{len(reproductions)} replays, all exact; {bound}"]
-    return _verdict(intact, outcome, reasons, bound, reproductions, challenge, vouched, times, remarks)
+    unscreened = survey.remarks if survey is not None else ()
+    verdict = _verdict(
+        intact, outcome, reasons, bound, reproductions, challenge, vouched, times, [*remarks, *unscreened]
+    )
+    segments = intact.segments
+    flags = [(str(segments[flag.segment]), plain(flag.reason)) for flag in survey.flags] if survey is not None else []
+    tested = tuple(replace(item, reason=plain(item.reason)) for item in behaviour)
+    return replace(verdict, swap=swap, flags=tuple(flags), behaviour=tested)
 
 
 def judge_unreplayed(
@@ -194,6 +217,21 @@ def _bound(intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Re
     complete = intact.steps > 0 and replayed == intact.steps
     escape = 0.0 if complete else escape_probability(policy.fraction, answered)
     return Bound(answered, policy.fraction, policy.confidence, escape, replayed, intact.steps)
+
+
+def _swap(
+    intact: IntactClaim,
+    challenge: Challenge,
+    reproductions: Sequence[Reproduction],
+    bound: Bound,
+    survey: Survey | None,
+) -> Swap:
+    always = {
+        item.pick.segment.index
+        for item in reproductions
+        if item.pick is not None and item.pick.fixed and item.outcome is Outcome.EXACT
+    }
+    return swap_of(intact, survey, always, bound.draws)
 
 
 def _missing(

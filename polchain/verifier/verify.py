@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from polchain.core.genesis import Configuration
 from polchain.errors import DatasetError, PolchainError, UsageError, WorkerError
 from polchain.training.fingerprint import differences, setting_of
 from polchain.training.program import Program
+from polchain.verifier.behaviour import Behaviour, behaviour_steps, not_tested, observe
 from polchain.verifier.bench import Bench
-from polchain.verifier.challenge import draw_challenge
+from polchain.verifier.challenge import Challenge, draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
-from polchain.verifier.replay import Outcome, Reproduction, measure_updates, replay, replay_initial
+from polchain.verifier.replay import Outcome, Reproduction, replay, replay_initial
+from polchain.verifier.survey import survey
 from polchain.verifier.times import Times
 from polchain.verifier.timing import establish
 from polchain.verifier.verdict import Verdict, judge, judge_unreplayed
@@ -134,10 +136,17 @@ def _replay_and_judge(
         )
         return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
 
-    updates, false = measure_updates(intact)
-    seed = request.seed or secrets.token_bytes(32)
+    seen = survey(intact)
     challenge = draw_challenge(
-        intact, seed, policy.draws, updates=updates, top_updates=policy.top_updates, full=request.full
+        intact,
+        request.seed or secrets.token_bytes(32),
+        policy.draws,
+        updates=seen.updates,
+        top_updates=policy.top_updates,
+        flagged=seen.flagged,
+        full=request.full,
+        budget=policy.budget,
+        reserved=behaviour_steps(intact),
     )
     total = len(challenge.picks) + 1
     found: list[Reproduction] = []
@@ -156,7 +165,7 @@ def _replay_and_judge(
     _tell(progress, "initial state", 0, total)
     try:
         found.append(replay_initial(intact, bench, start.fingerprint))
-        if not false and found[0].outcome is not Outcome.REFUTED:
+        if not seen.false and found[0].outcome is not Outcome.REFUTED:
             for item in replay(intact, challenge, bench, leaves, start.fingerprint):
                 found.append(item)
                 _tell(progress, item.name, len(found), total)
@@ -172,9 +181,28 @@ def _replay_and_judge(
         policy,
         vouched=vouched,
         times=times,
-        false_statements=false,
+        false_statements=seen.false,
         remarks=differences(start.fingerprint, bench.here),
+        survey=seen,
+        behaviour=_behaviour(intact, bench, challenge, found, leaves, progress),
     )
+
+
+def _behaviour(
+    intact: IntactClaim,
+    bench: Bench,
+    challenge: Challenge,
+    found: Sequence[Reproduction],
+    leaves: Sequence[bytes],
+    progress: Progress | None,
+) -> list[Behaviour]:
+    # The initial state, and the first segment: what the tests compare with.
+    if len(found) < 2 or any(item.outcome is not Outcome.EXACT for item in found[:2]):
+        return not_tested("the first segment was not reproduced")
+    if any(item.outcome is Outcome.REFUTED for item in found):
+        return not_tested("the claim is refuted")
+    _tell(progress, "tests of behaviour", len(found), len(found))
+    return observe(intact, bench, challenge.seed, leaves)
 
 
 def _check_data(intact: IntactClaim, configuration: Configuration, leaves: tuple[bytes, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from polchain.core.claim import Claim
 from polchain.core.digest import Digest
 from polchain.core.entries import BeaconRef, CheckpointEntry, Entry, Start
 from polchain.core.note import PrivateKey
-from polchain.errors import ChainError, KeyMismatchError
+from polchain.errors import AnchorError, ChainError, KeyMismatchError
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
@@ -95,7 +95,7 @@ def test_a_copy_that_calls_the_victims_seed_its_tasks_replays_exactly_and_is_not
         check_integrity(Claim.read(claim), Policy())
 
 
-def test_a_seed_that_is_only_said_to_be_a_beacons_is_not_verified(
+def test_a_seed_that_is_only_said_to_be_a_beacons_is_refused(
     sgd_victim: Recorded, polchain_says: Verify, tmp_path: Path
 ) -> None:
     shop = Workshop(sgd_victim.claim, source="beacon")
@@ -103,10 +103,5 @@ def test_a_seed_that_is_only_said_to_be_a_beacons_is_not_verified(
     named = edited(Start, beacon=BeaconRef(1, "mainnet", 20_000_000))
     claim = shop.claim(tmp_path / "claim", states, losses, named)
     assert any(isinstance(entry, Start) and entry.source == "beacon" for entry in entries_of(claim))
-    verdict = polchain_says(claim, shop.key.public, SGD, recipe=DIGITS)
-    assert verdict.outcome is Ruled.INCONCLUSIVE
-    assert verdict.reasons == (
-        "the seed is said to be the hash of mainnet block 20000000, which the claim does not show",
-        "the seed is said to be a beacon's, but the genesis binds no address to publish it",
-        "the seed is said to be a beacon's, but no receipt shows the genesis, alone, on mainnet",
-    )
+    with pytest.raises(AnchorError, match="the genesis names no beacon"):
+        polchain_says(claim, shop.key.public, SGD, recipe=DIGITS)

@@ -19,6 +19,7 @@ from tests.claims import DIGITS, Recorded, record_once, write_log
 from tests.forgers.forge import ZERO, Workshop
 
 SGD = ("--optimizer", "sgd")
+LONGER = ("--optimizer", "adam", "--steps", "600")
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +81,9 @@ def uneven(recorded: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Inta
     configuration = replace(theirs, steps=3000, interval=((0, 10), (2000, 300), (2300, 10)))
     write_long(out, recorded, configuration, {})
     return check_integrity(Claim.read(out), Policy())
+
+
+@pytest.fixture(scope="session")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """600 steps of Adam, a checkpoint every 5: no segment holds more than 1 % of them."""
+    return record_once(tmp_path_factory, "digits-longer", DIGITS, LONGER)

@@ -11,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polchain.core.claim import Claim
-from polchain.verifier.challenge import Challenge, draw_challenge, draw_steps
+from polchain.core.entries import encode_entry, leaf_data
+from polchain.core.merkle import leaf_hash
+from polchain.errors import UsageError
+from polchain.verifier.challenge import Challenge, draw_challenge, draw_steps, public_seed
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 
-VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "challenge.json").read_text())
+FOLDER = Path(__file__).parents[1] / "vectors"
+VECTORS: list[dict[str, Any]] = json.loads((FOLDER / "challenge.json").read_text())
+PUBLIC: list[dict[str, str]] = json.loads((FOLDER / "public_seed.json").read_text())
 SEED = bytes(range(32))
 
 
@@ -112,6 +117,53 @@ def test_every_drawn_step_lies_in_a_picked_segment(uneven: IntactClaim) -> None:
     spans = [(pick.segment.first, pick.segment.last) for pick in challenge.picks]
     assert all(any(first <= step < last for first, last in spans) for step in challenge.draws)
     assert len(spans) == len(set(spans))
+
+
+def test_the_two_segments_around_a_state_in_dispute_are_always_replayed(long: IntactClaim) -> None:
+    reasons = reasons_of(draw_challenge(long, SEED, 0, top_updates=0, disputed=[500, 0]))
+    assert {index for index, why in reasons.items() if "in dispute" in why} == {0, 49, 50}
+    with pytest.raises(UsageError, match="no checkpoint of the claim is at step 505"):
+        draw_challenge(long, SEED, 0, disputed=[505])
+
+
+def test_what_a_screen_flagged_is_always_replayed_and_says_why(long: IntactClaim) -> None:
+    flagged = {300: ["a", "b"], 301: ["a"]}
+    challenge = draw_challenge(long, SEED, 90, top_updates=0, flagged=flagged)
+    reasons = reasons_of(challenge)
+    assert reasons[300][:2] == ("screen: a", "screen: b")
+    assert reasons[301][0] == "screen: a"
+    # It adds no confidence: the draws are the same.
+    assert challenge.draws == draw_challenge(long, SEED, 90, top_updates=0).draws
+
+
+def test_fixed_picks_are_those_that_no_draw_decides(long: IntactClaim) -> None:
+    some, none = draw_challenge(long, SEED, 90), draw_challenge(long, SEED, 0)
+    assert {pick.segment.index for pick in some.picks if pick.fixed} == {pick.segment.index for pick in none.picks}
+    assert any(not pick.fixed for pick in some.picks)
+
+
+@pytest.mark.parametrize("vector", PUBLIC, ids=lambda vector: vector["name"])
+def test_the_frozen_public_seeds_come_out(vector: dict[str, str]) -> None:
+    # Written with BLAKE3's own binding and the sentence in the docstring.
+    block, leaf = bytes.fromhex(vector["block"]), bytes.fromhex(vector["genesis_leaf"])
+    if vector["expect"] == "UsageError":
+        with pytest.raises(UsageError):
+            public_seed(block, leaf)
+    else:
+        assert public_seed(block, leaf).hex() == vector["expect"]
+
+
+def test_anybody_makes_the_same_public_draw_and_no_other_run_has_it(intact: IntactClaim, long: IntactClaim) -> None:
+    def drawn(claim: IntactClaim, block: bytes) -> tuple[int, ...]:
+        seed = public_seed(block, leaf_hash(leaf_data(encode_entry(claim.genesis))))
+        return draw_challenge(long, seed, 90).draws
+
+    block = b"\x25" * 32
+    assert drawn(long, block) == drawn(long, block)
+    assert drawn(long, block) != drawn(long, b"\x26" * 32)
+    assert drawn(long, block) != drawn(intact, block)
+    # A block's hash taken for a challenge seed as it is would give another draw.
+    assert drawn(long, block) != draw_challenge(long, block, 90).draws
 
 
 def test_a_challenge_is_drawn_from_an_intact_claim_alone(intact: IntactClaim) -> None:
