@@ -160,7 +160,9 @@ def _anchored(book: AnchorBook, ledger: Ledger) -> _Anchored:
         files[receipt_name(size, one.source)] = one.filed.encode()
     start = ledger.entry(1) if ledger.size > 1 else None
     # A run may have drawn its seed after all.
-    beacon = book.beacon() if isinstance(start, Start) and start.beacon is not None else None
+    beacon = book.beacon()
+    if not isinstance(start, Start) or start.beacon is None:
+        beacon = None
     if beacon is not None:
         files[BEACON] = beacon.encode()
     if len(kept) + (beacon is not None) > MAX_RECEIPTS:

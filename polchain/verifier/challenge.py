@@ -209,7 +209,7 @@ def _fixed_picks(
             raise UsageError(f"no checkpoint of the claim is at step {step}, which is said to be in dispute")
         for index in around:
             pick(index, "in dispute")
-    sizes: list[Sequence[float]] = list(updates) or [(_claimed(segment),) for segment in segments]
+    sizes: list[Sequence[float]] = list(updates) or [(_claimed(segment), 0.0) for segment in segments]
     for measure in range(len(sizes[0]) if sizes else 0):
         ranked = sorted(range(len(segments)), key=lambda i: (-sizes[i][measure], i))
         for index in ranked[:top_updates]:

@@ -366,7 +366,7 @@ def test_where_a_state_is_not_disclosed_that_is_said_and_there_is_no_swap_bound(
     )
     entry = checkpoints_of(claim)[50]
     assert entry.update is not None
-    assert found.updates[49] == (entry.update.l2, 0.0)
+    assert found.updates[49] == (entry.update.l2, 0.0, 0.0)
     swap = swap_of(intact, found, (), 90)
     assert str(swap) == "not checked: 2 of 120 updates could not be measured from disclosed states"
     assert str(swap_of(intact, None, (), 90)) == "not checked: the updates were not measured"
@@ -384,7 +384,7 @@ def test_the_swap_bound_of_a_real_run_is_what_its_states_give(longer: Recorded, 
     swap = swap_of(intact, found, always, 90)
     assert swap.distance == pytest.approx(travelled / 2)
     # By hand: all segments have five steps, so the cheapest are the largest that are not always replayed.
-    sizes = sorted((size for i, (size, _) in enumerate(found.updates) if i not in always), reverse=True)
+    sizes = sorted((size for i, (size, *_) in enumerate(found.updates) if i not in always), reverse=True)
     whole = next(n for n in range(len(sizes) + 1) if sum(sizes[:n]) >= swap.distance)
     assert (whole - 1) * 5 / 600 < swap.share <= whole * 5 / 600
     assert swap.escape == pytest.approx((1 - swap.share) ** 90)
