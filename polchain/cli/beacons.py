@@ -21,7 +21,7 @@ LOCAL = 0.5
 
 
 def need_beacon(run: Path, network: str | None, rpc: str | None, *, wait: bool) -> None:
-    """See that a run whose genesis was published has its beacon's block; a run that has begun needs none.
+    """See that a run whose genesis names a beacon has its block; a run that has begun needs none.
 
     Raises:
         UsageError: it is to be waited for, and was never asked for.

@@ -37,7 +37,7 @@ class Orders:
         mode: init or train.
         as_json: answer with one JSON object.
         module: the script is a module's name.
-        own_seed: draw the seed, though the genesis was published.
+        own_seed: draw the seed, though the genesis names a beacon.
         run_id, address, signature: an address that a new run's genesis is to bind, in hexadecimal; empty for none.
         beacon: the chain that its seed is to come from.
         settings: what the run's polchain.toml is to say besides the script.

@@ -41,7 +41,8 @@ def train(
         bool, typer.Option("--wait-beacon", help="wait for the block that gives a published run its seed")
     ] = False,
     own_seed: Annotated[
-        bool, typer.Option("--own-seed", help="draw the seed at once, though the genesis was published; it proves less")
+        bool,
+        typer.Option("--own-seed", help="draw the seed at once, though a beacon is named; it proves less"),
     ] = False,
     anchor_every: Annotated[
         int | None,

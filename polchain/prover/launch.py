@@ -33,7 +33,7 @@ class Launch:
         stop_at_genesis: write the genesis and end.
         settings: what a new run's polchain.toml is to say.
         address: the Ethereum address that a new run's genesis is to bind.
-        own_seed: draw the seed, though the genesis was published and a beacon could give it.
+        own_seed: draw the seed, though the genesis names a beacon.
         on_genesis: called before the end that `stop_at_genesis` makes.
         on_checkpoint: called with the step and the run's steps: where training begins, and after each checkpoint.
         begun: set by `record`, so that a script that never records is noticed.

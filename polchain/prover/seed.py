@@ -1,4 +1,4 @@
-"""Where a run's seed comes from: its own draw, or, where the genesis was published, the block 64 after it."""
+"""Where a run's seed comes from: its own draw, or, where the genesis names a beacon, the block 64 after it."""
 
 from __future__ import annotations
 
