@@ -51,10 +51,11 @@ $(NODE_TOOLS): contracts/package-lock.json
 	@foundry-rs/anvil-$$platform@$(FOUNDRY) @foundry-rs/forge-$$platform@$(FOUNDRY)
 	@touch $@
 
-gpu: setup ## the tests that need a CUDA device
+gpu: setup ## the tests that need a CUDA device, and what replay costs on one
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
-	then $(BIN)/pytest -m gpu; \
+	then $(BIN)/python -m pytest -m gpu; \
 	else echo "no CUDA device here: no GPU test was run"; fi
+	@$(BIN)/python -m benchmarks.gpu
 
 bench: setup ## measure, and print tables
 	@for name in speed gas; do \

@@ -154,7 +154,8 @@ def _warm_up() -> None:
     if os.environ.get("POLCHAIN_ONEDNN") == "0":
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter])
+    # Not Adam: its steps ask a GPU whether it captures a graph. That starts CUDA, and then no fork can use it.
+    optimizer = torch.optim.SGD([parameter], 0.1)
     parameter.grad = torch.zeros(1)
     optimizer.step()
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from polchain.core.digest import blake3
 from polchain.core.genesis import FileRef, RecipeRef
 from polchain.core.manifest import Manifest, ScalarRow, Snapshot, TensorRow
 from polchain.errors import DatasetError, ManifestError, RecipeError, WorkerError
+from polchain.training import child
 from polchain.training.dataset import Commitment, check_samples
 from polchain.training.fingerprint import Setting
 from polchain.training.program import Program
@@ -414,3 +416,14 @@ def test_a_worker_that_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.
         pytest.raises(WorkerError, match="did not start"),
     ):
         worker.commit_dataset()
+
+
+def test_warming_up_leaves_the_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA that a process has started cannot be used by its forks, and every replay is a fork of the warm process."""
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("the warm process asked for a GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", asked)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", asked)
+    child._warm_up()

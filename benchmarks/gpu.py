@@ -1,0 +1,124 @@
+"""Exact replay on a GPU: does it hold in each way of computing, and what does it cost?
+
+    python -m benchmarks.gpu
+
+Trains tests/scripts/accelerated.py with and without recording, verifies every segment of the recorded runs, and writes
+benchmarks/results/gpu.json. Where there is no GPU it says so, and a result of an earlier run on one is kept.
+
+    plain, recorded    seconds a step, without polchain and with a checkpoint every 10 or 50 steps; the median of three
+    exact              segments that were reproduced exactly, of those replayed
+    replay             seconds a step, and seconds to start a segment: from segments of 10 and of 50 steps
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from polchain.core.note import PrivateKey
+from polchain.prover.export import export
+from polchain.storage.keyfile import write_key
+from polchain.verifier.policy import Policy
+from polchain.verifier.replay import Outcome
+from polchain.verifier.verify import verify
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
+SCRIPT = ROOT / "tests" / "scripts" / "accelerated.py"
+DATA = ROOT / "examples" / "data"
+STEPS = 220
+INTERVALS = (10, 50)
+ROUNDS = 3
+MODES = {
+    "fp32": ("--precision", "fp32"),
+    "tf32": ("--precision", "tf32"),
+    "bf16 autocast, scaler": ("--precision", "bf16", "--scaler"),
+    "fp32, torch.compile": ("--precision", "fp32", "--compile"),
+}
+
+
+def train(folder: Path, arguments: tuple[str, ...]) -> float:
+    """Run the script in a process of its own: seconds a step, as it says."""
+    environment = {**os.environ, "POLCHAIN_KEY_FILE": str(folder / "key"), "POLCHAIN_DATA": str(DATA)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    found = re.search(r"([\d.]+) seconds a step", done.stdout)
+    assert found is not None, done.stdout
+    return float(found[1])
+
+
+def measure(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """One way of computing."""
+    common = (*arguments, "--width", "256", "--steps", str(STEPS))
+    found: dict[str, Any] = {}
+    replays: dict[int, float] = {}
+    exact = total = 0
+    plain: list[float] = []
+    recorded: dict[int, list[float]] = {every: [] for every in INTERVALS}
+    for number in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as name:
+            plain.append(train(Path(name), (*common, "--off")))
+        for every in INTERVALS:
+            with tempfile.TemporaryDirectory() as name:
+                folder, key = Path(name), PrivateKey.generate()
+                write_key(folder / "key", key, None)
+                words = (*common, "--every", str(every))
+                recorded[every].append(train(folder, words))
+                if number:
+                    continue
+                export(folder / "run", folder / "claim")
+                policy = Policy(keys=frozenset([key.public]))
+                verdict = verify(folder / "claim", policy, data=DATA, recipe=SCRIPT, recipe_arguments=words, full=True)
+                found[f"verdict, every {every}"] = verdict.outcome.value
+                done = [item for item in verdict.reproductions if item.pick is not None]
+                exact += sum(item.outcome is Outcome.EXACT for item in done)
+                total += len(done)
+                replays[every] = statistics.median(item.seconds for item in done)
+    few, many = INTERVALS
+    slope = (replays[many] - replays[few]) / (many - few)
+    base = statistics.median(plain)
+    return {
+        **found,
+        "exact": exact,
+        "replayed": total,
+        "plain, s a step": base,
+        **{f"recorded every {k}, of plain": statistics.median(recorded[k]) / base for k in INTERVALS},
+        "replay, of plain": slope / base,
+        "start of a segment, s": replays[few] - few * slope,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    import torch
+
+    RESULTS.parent.mkdir(exist_ok=True)
+    if not torch.cuda.is_available():
+        print("no CUDA device here: the benchmark was not run")
+        if not RESULTS.exists():
+            RESULTS.write_text(json.dumps({"run": False, "reason": "no CUDA device was at hand"}, indent=1) + "\n")
+        return
+    found: dict[str, Any] = {
+        "run": True,
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "modes": {},
+    }
+    for name, arguments in MODES.items():
+        found["modes"][name] = measure(arguments)
+        print(name, json.dumps(found["modes"][name]), flush=True)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
