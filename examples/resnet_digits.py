@@ -108,7 +108,8 @@ class ResNetDigits(polchain.Recipe):
         images, labels = zip(*read(held_out=True), strict=True)
         was_training = model.training
         model.eval()
-        right = model(torch.stack(images)).argmax(1) == torch.tensor(labels)
+        device = next(model.parameters()).device
+        right = model(torch.stack(images).to(device)).argmax(1) == torch.tensor(labels, device=device)
         model.train(was_training)
         return {"accuracy": float(right.float().mean())}
 
