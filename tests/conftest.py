@@ -41,6 +41,22 @@ def require() -> Callable[[str], str]:
     return find
 
 
+@pytest.fixture(scope="session")
+def require_sandbox(require: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As `require("bwrap")`; where it may make no sandbox, the test skips as well, and under CI=true fails."""
+    from polchain.errors import UnavailableError
+    from polchain.verifier.allowance import Allowance
+    from polchain.verifier.sandbox import find_sandbox
+
+    require("bwrap")
+    try:
+        find_sandbox(tmp_path_factory.mktemp("sandbox"), [], Allowance())
+    except UnavailableError as error:
+        if in_ci():
+            pytest.fail(f"{error}; {error.hint}")
+        pytest.skip(f"{error}; {error.hint}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests where there is no GPU, in CI too: torch is asked only if such a test was collected."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]

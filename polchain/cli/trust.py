@@ -38,6 +38,7 @@ class Trust:
     fraction: float | None
     confidence: float | None
     unsafe: bool
+    memory: float | None
     network: str | None
     rpc: Sequence[str]
     blocks: Sequence[str]
@@ -73,6 +74,7 @@ class Trust:
             confidence=policy.confidence if self.confidence is None else self.confidence,
             unsafe_no_sandbox=policy.unsafe_no_sandbox or self.unsafe,
             budget=policy.budget if self.budget is None else _share("--budget", self.budget),
+            sandbox=policy.sandbox if self.memory is None else replace(policy.sandbox, memory=self.memory),
             sources=sources,
         )
 

@@ -80,6 +80,8 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
         rows.append(("replayed", done))
         if word != "REFUTED":
             rows += _bound_rows(verdict)
+    if verdict.sandbox:
+        rows.append(("sandbox", verdict.sandbox))
     if verdict.challenge is not None:
         rows.append(("redraw", f"--seed {verdict.challenge.seed.hex()}"))
     if verdict.times is not None:

@@ -73,8 +73,17 @@ def verify(
         bool, typer.Option("--integrity-only", help="check hashes, signatures and order; replay nothing")
     ] = False,
     unsafe_no_sandbox: Annotated[
-        bool, typer.Option("--unsafe-no-sandbox", help="run a recipe that nobody vouched for, on this machine, as you")
+        bool, typer.Option("--unsafe-no-sandbox", help="run any recipe without the sandbox, on this machine, as you")
     ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            min=0.1,
+            help="the most that a recipe may use in the sandbox [what is free, less a tenth]",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         str | None,
         typer.Option(metavar="HEX", help="draw from these 32 bytes, to redraw a challenge", show_default=False),
@@ -109,7 +118,7 @@ def verify(
     """check a claim: its log, its time, and a sample of its training."""
     target = _only_claim(claim, claims or [])
     wanted = Trust(
-        policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox,
+        policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox, memory,
         network, rpc or [], block_hash or [], tsa or [], budget,
     ).read()  # fmt: skip
     if full and wanted.budget is not None:

@@ -1,8 +1,9 @@
 """The process that replays: warm, recipe-free, forked afresh for each job.
 
-It imports torch once, builds one throw-away optimizer (the first costs a second), and waits. Each job arrives with a
-socket of its own; a fork runs the recipe by `runpy` as `__main__`, and `polchain.record` finds this module's host
-instead of a recorder. The fork answers on the job's socket and ends; nothing of it is left for the next job.
+It imports torch once, builds one throw-away optimizer (the first costs a second), and waits. Each job arrives as a
+socket of its own, and a fork reads it: nothing of any job is ever in the memory that the next one is forked from. Where
+a room comes with the job, the fork first goes in there (`fence`). It runs the recipe by `runpy` as `__main__`, and
+`polchain.record` finds this module's host instead of a recorder; it answers on the job's socket, and ends.
 
     mode      answers                                                ends
     program   draft (configuration), program (entry point, files)    in record()
@@ -22,6 +23,7 @@ import runpy
 import socket
 import struct
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from polchain.core.encoding import JSON
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.dataset import Commitment, MapDataset
+from polchain.training.fence import PRIVATE, Limits, enter
 from polchain.training.fingerprint import fingerprint
 from polchain.training.program import find_program
 from polchain.training.session import Options, Session, Stretch
@@ -132,22 +135,39 @@ class ChildHost:
 
 
 def main() -> None:
-    """Serve jobs until the control socket closes. Started by `worker.Worker`, with the socket's number as argument."""
+    """Serve jobs until the control socket closes. Started by `worker.Worker`, with the socket's number as argument, and
+    the limits of its rooms where it is to have rooms."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    limits = Limits.parse(sys.argv[2]) if len(sys.argv) > 2 else Limits()
     _warm_up()
     send(control, Message("ready"))
     gc.freeze()
     while True:
-        _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 4)
         if not descriptors:
             return
-        with socket.socket(fileno=descriptors[0]) as stream:
-            job = receive(stream)
-            pid = os.fork()
-            if pid == 0:
-                control.close()
-                _run(stream, job)
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            _serve(descriptors, limits)
+        for number in descriptors:
+            os.close(number)
         os.waitpid(pid, 0)
+
+
+def _serve(descriptors: Sequence[int], limits: Limits) -> NoReturn:
+    try:
+        stream, words, *fence = descriptors
+        if fence:
+            report, room = fence
+            enter(room, report, limits, (stream, words))
+        os.dup2(words, 1)
+        os.dup2(words, 2)
+        os.close(words)
+        with socket.socket(fileno=stream) as answers:
+            _run(answers, receive(answers))
+    finally:
+        os._exit(1)
 
 
 def _warm_up() -> None:
@@ -167,6 +187,9 @@ def _run(stream: socket.socket, job: Message) -> NoReturn:
         entry, module = fields.str("entry", max_length=512), fields.bool("module")
         arguments = [str(item) for item in fields.list("arguments", max_items=4096)]
         folder = Path(fields.str("folder", max_length=4096))
+        if fields.bool("fenced"):
+            _move_in(folder)
+        _lay_out(fields.list("files", max_items=65_536), folder)
         _host = ChildHost(stream, job)
         os.chdir(folder)
         sys.path.insert(0, str(folder / Path(entry).parent) if not module else str(folder))
@@ -189,6 +212,28 @@ def _run(stream: socket.socket, job: Message) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(1)
+
+
+def _move_in(folder: Path) -> None:
+    """Make the room's own folders, and forget where the zygote had its own."""
+    folder.mkdir()
+    home = folder.with_name("polchain-home")
+    home.mkdir()
+    outside = os.environ["HOME"]
+    for name in [name for name, value in os.environ.items() if value.startswith(outside)]:
+        del os.environ[name]  # torch keeps the place of a cache there
+    os.environ.update(HOME=str(home), TMPDIR=PRIVATE, USER="recipe", LOGNAME="recipe")
+    tempfile.tempdir = None
+
+
+def _lay_out(files: Sequence[JSON], folder: Path) -> None:
+    """Write the recipe's files, a copy for this job alone."""
+    for item in files:
+        assert isinstance(item, list)
+        path, text = item
+        target = folder / str(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(bytes.fromhex(str(text)))
 
 
 def _fail(stream: socket.socket, kind: str, text: str, hint: str = "") -> None:

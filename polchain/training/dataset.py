@@ -33,6 +33,7 @@ __all__ = [
     "Commitment",
     "MapDataset",
     "Opening",
+    "check_leaves",
     "check_opening",
     "data_dir",
     "decode_sample",
@@ -153,15 +154,24 @@ def check_opening(opening: Opening, ref: DatasetRef) -> None:
 
 
 def check_samples(indices: Sequence[int], encodings: Sequence[bytes], leaves: Sequence[merkle.Hash]) -> None:
-    """Check the samples that a replay says it used against the leaves of the committed dataset.
+    """Check the samples that a replay used against the leaves of the committed dataset.
 
     Raises:
         DatasetError: a sample is another one; the first such index is named.
     """
-    if len(indices) != len(encodings):
-        raise DatasetError(f"the replay used {len(encodings)} samples where the order has {len(indices)}")
-    for index, encoding in zip(indices, encodings, strict=True):
-        if sample_leaf(encoding) != leaves[index]:
+    check_leaves(indices, [sample_leaf(encoding) for encoding in encodings], leaves)
+
+
+def check_leaves(indices: Sequence[int], used: Sequence[bytes], leaves: Sequence[merkle.Hash]) -> None:
+    """Check the leaf hashes of the samples that a replay says it used against those of the committed dataset.
+
+    Raises:
+        DatasetError: a sample is another one; the first such index is named.
+    """
+    if len(indices) != len(used):
+        raise DatasetError(f"the replay used {len(used)} samples where the order has {len(indices)}")
+    for index, leaf in zip(indices, used, strict=True):
+        if leaf != leaves[index]:
             raise DatasetError(f"the replay used another sample at index {index} than the one committed")
 
 

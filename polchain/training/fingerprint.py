@@ -37,12 +37,14 @@ class Setting:
         capability: ATen's CPU capability, lower-case, or empty for the machine's own.
         onednn_isa: oneDNN's instruction set limit, or empty.
         onednn: whether oneDNN is used at all.
+        cuda: whether the run was on a GPU. Nothing in the environment; a sandbox shows the devices only then.
     """
 
     threads: int
     capability: str = ""
     onednn_isa: str = ""
     onednn: bool = True
+    cuda: bool = False
 
     def environment(self) -> dict[str, str]:
         """Environment variables for a child process."""
@@ -84,6 +86,7 @@ def setting_of(claimed: Fingerprint) -> Setting:
         capability=str(claimed.get("cpu_capability", "")).lower(),
         onednn_isa=isa if isa.replace("_", "").isalnum() and len(isa) < 32 else "",
         onednn=bool(claimed.get("onednn", True)),
+        cuda=claimed.get("device") == "cuda",
     )
 
 

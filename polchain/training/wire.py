@@ -2,31 +2,80 @@
 
     u32 length, little-endian; header: canonical JSON {"type": ..., "sizes": [n, ...], ...}; then the blobs, one by one
 
-The reader treats every message as a stranger's: header and blobs have limits that it sets, and a stream that ends or
-stalls in the middle is an error by name. A state travels as a manifest whose digests are zero, and one blob a tensor:
-whoever receives it hashes the bytes himself.
+The reader treats every message as a stranger's: header and blobs have limits that it sets (`Bounds`), and a stream that
+ends or stalls in the middle is an error by name. A state travels as a manifest whose digests are zero, and one blob a
+tensor: whoever receives it hashes the bytes himself.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from polchain.core.digest import Digest
 from polchain.core.encoding import JSON, Fields, decode, encode
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.errors import FormatError, PolchainError, WorkerError
+from polchain.training.words import Words, printable
 
-__all__ = ["Message", "receive", "send", "snapshot_of", "state_message"]
+__all__ = ["Bounds", "Message", "receive", "send", "snapshot_of", "state_message"]
 
 HEADER_LIMIT = 64 * 1024 * 1024
 BLOB_LIMIT = 1 << 40
 MAX_BLOBS = 4_000_000
 PIECE = 64 * 1024 * 1024
 UNKNOWN = Digest("blake3", bytes(32))
+
+SIZE_DIGITS = 20  # what a blob's size takes in a header
+SMALL_HEADER = 1024 * 1024
+SPARE_ROWS = 1024
+SPARE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that a message may have. Without numbers: what the format allows.
+
+    Attributes:
+        header: bytes of the header.
+        blobs: how many blobs.
+        first: bytes of the first blob, a manifest.
+        blob: bytes of any one blob.
+        total: bytes of all blobs together.
+    """
+
+    header: int = HEADER_LIMIT
+    blobs: int = MAX_BLOBS
+    first: int = BLOB_LIMIT
+    blob: int = BLOB_LIMIT
+    total: int = BLOB_LIMIT
+
+    @classmethod
+    def of(cls, blobs: int, total: int, *, first: int | None = None, blob: int | None = None) -> Bounds:
+        """So many blobs of so many bytes together, with a header to match."""
+        largest = total if blob is None else blob
+        header = SMALL_HEADER + SIZE_DIGITS * blobs
+        return cls(header, blobs, largest if first is None else first, largest, total)
+
+    @classmethod
+    def of_state(cls, manifests: Sequence[Manifest], *, sure: bool = True) -> Bounds:
+        """A state that is like these: at most twice the largest, and some.
+
+        Args:
+            manifests: states that it is to be like; none for a state of any size.
+            sure: whether the state itself is among them; where not, an optimizer's rows may be missing in them.
+        """
+        if not manifests:
+            return cls()
+        factor = 2 if sure else 8
+        rows = factor * max(len(each.rows) for each in manifests) + SPARE_ROWS
+        text = factor * max(len(each.encode()) for each in manifests) + SMALL_HEADER
+        data = factor * max(sum(row.size for row in each.tensors()) for each in manifests) + SPARE_BYTES
+        return cls.of(rows, text + data, first=text, blob=data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +107,33 @@ def send(stream: socket.socket, message: Message) -> None:
         raise WorkerError(f"the replaying process went away while it was sent a {message.type} message") from error
 
 
-def receive(stream: socket.socket, *, limit: int = BLOB_LIMIT, deadline: float | None = None) -> Message:
+def receive(
+    stream: socket.socket,
+    *,
+    bounds: Bounds | None = None,
+    deadline: float | None = None,
+    words: Words | None = None,
+    each: Callable[[bytearray], bytes] | None = None,
+) -> Message:
     """Read one message.
 
     Args:
         stream: the socket.
-        limit: the most bytes that all blobs together may have.
+        bounds: the most that it may have.
         deadline: a `time.monotonic()` after which to give up.
+        words: what the other side prints, to be emptied meanwhile: who waits for a reader does not answer.
+        each: what to keep of each blob in its place, as soon as it is there.
 
     Raises:
         WorkerError: the stream ended, the deadline passed, or the message is malformed or over a limit.
     """
-    (length,) = struct.unpack("<I", _exactly(stream, 4, deadline))
-    if length > HEADER_LIMIT:
-        raise WorkerError(f"the replaying process sent a header of {length} bytes")
+    bounds = bounds or Bounds()
+    (length,) = struct.unpack("<I", _exactly(stream, 4, deadline, words))
+    if length > bounds.header:
+        raise WorkerError(f"the replaying process sent a header of {length} bytes, over the limit of {bounds.header}")
     try:
         fields = Fields(
-            decode(bytes(_exactly(stream, length, deadline)), limit=HEADER_LIMIT, what="message"), "message"
+            decode(bytes(_exactly(stream, length, deadline, words)), limit=bounds.header, what="message"), "message"
         )
         kind = fields.str("type", max_length=32)
         sizes = fields.list("sizes", max_items=MAX_BLOBS)
@@ -82,15 +141,29 @@ def receive(stream: socket.socket, *, limit: int = BLOB_LIMIT, deadline: float |
         fields.done()
     except FormatError as error:
         raise WorkerError(f"the replaying process sent nonsense: {error}") from error
-    total = 0
+    blobs: list[bytes | bytearray] = []
+    for size in _checked(sizes, kind, bounds):
+        blob = _exactly(stream, size, deadline, words)
+        blobs.append(blob if each is None else each(blob))
+    return Message(kind, body, blobs)
+
+
+def _checked(sizes: Sequence[JSON], kind: str, bounds: Bounds) -> list[int]:
+    checked = []
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise WorkerError("the replaying process sent a size that is not one")
-        total += size
-    if total > limit:
-        raise WorkerError(f"the replaying process sent {total} bytes, over the limit of {limit}")
-    blobs = [_exactly(stream, size, deadline) for size in sizes if isinstance(size, int)]
-    return Message(kind, body, blobs)
+        checked.append(size)
+    who = f"the replaying process sent a {printable(kind)!r} message of"
+    if len(checked) > bounds.blobs:
+        raise WorkerError(f"{who} {len(checked)} parts, over the limit of {bounds.blobs}")
+    if sum(checked) > bounds.total:
+        raise WorkerError(f"{who} {sum(checked)} bytes, over the limit of {bounds.total}")
+    for number, size in enumerate(checked):
+        limit = bounds.blob if number else bounds.first
+        if size > limit:
+            raise WorkerError(f"{who} a part of {size} bytes, over the limit of {limit}")
+    return checked
 
 
 def state_message(kind: str, snapshot: Snapshot, body: Mapping[str, JSON] | None = None) -> Message:
@@ -121,30 +194,41 @@ def snapshot_of(message: Message, skip: int = 0) -> tuple[Manifest, dict[str, me
     return manifest, {row.name: memoryview(blob) for row, blob in zip(tensors, blobs[1:], strict=True)}
 
 
-def _exactly(stream: socket.socket, size: int, deadline: float | None) -> bytearray:
+def _exactly(stream: socket.socket, size: int, deadline: float | None, words: Words | None = None) -> bytearray:
     data = bytearray()
     done = 0
+    stream.settimeout(None)
     while done < size:
         if done == len(data):
             # Piece by piece: what was announced takes no memory before it is sent.
             data += bytes(min(size - done, PIECE))
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise WorkerError("the replaying process took too long", hint="raise the time limit with --timeout")
-            stream.settimeout(left)
-        else:
-            stream.settimeout(None)
+        if deadline is not None or words is not None:
+            _await(stream, deadline, words)
         try:
             with memoryview(data) as view:
                 count = stream.recv_into(view[done:])
-        except TimeoutError as error:
-            raise WorkerError(
-                "the replaying process took too long", hint="raise the time limit with --timeout"
-            ) from error
         except OSError as error:
             raise WorkerError("the replaying process went away") from error
         if count == 0:
             raise WorkerError("the replaying process ended in the middle of an answer")
         done += count
     return data
+
+
+def _await(stream: socket.socket, deadline: float | None, words: Words | None) -> None:
+    """Wait until the stream has something, and meanwhile take what is printed."""
+    waiting = select.poll()
+    waiting.register(stream, select.POLLIN)
+    if words is not None and words.open:
+        waiting.register(words, select.POLLIN)
+    while True:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise WorkerError("the replaying process took too long", hint="raise the time limit with --timeout")
+        found = {number for number, _ in waiting.poll(None if left is None else 1000 * min(left, 86_400))}
+        if words is not None and words.fileno() in found:
+            words.drain()
+            if not words.open:
+                waiting.unregister(words)
+        if stream.fileno() in found:
+            return

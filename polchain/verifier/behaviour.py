@@ -22,10 +22,10 @@ from enum import Enum
 from polchain.core.digest import blake3_keyed, tag
 from polchain.core.manifest import Snapshot
 from polchain.errors import PolchainError, RecipeError
-from polchain.training.dataset import check_samples
+from polchain.training.dataset import check_leaves
 from polchain.training.distance import distance, norm, update_gap
 from polchain.training.randomness import BatchOrder
-from polchain.verifier.bench import Bench, batches_of, run_segment, state_of
+from polchain.verifier.bench import Bench, batches_of, bounds_of, run_segment, state_of
 from polchain.verifier.integrity import IntactClaim
 
 __all__ = ["Behaviour", "Finding", "behaviour_steps", "not_tested", "observe", "other_seed"]
@@ -124,15 +124,18 @@ class _Subject:
     def initial(self, seed: bytes) -> Snapshot:
         """The initial state under a seed."""
         if seed not in self._initial:
-            self._initial[seed] = self.bench.worker().initial(seed)[0]
+            bounds = bounds_of(self.intact, self.segment.opening)
+            self._initial[seed] = self.bench.worker().initial(seed, bounds)[0]
         return self._initial[seed]
 
     def closes(self, seed: bytes, batches: list[list[int]], opening: Snapshot) -> Snapshot:
         """The state that the first segment closes with, under this seed and on these samples."""
-        result = self.bench.worker().replay(seed, self.segment.first, self.segment.last, batches, opening)
+        first, last = self.segment.first, self.segment.last
+        bounds = bounds_of(self.intact, self.segment.opening, self.segment.closing)
+        result = self.bench.worker().replay(seed, first, last, batches, opening, bounds=bounds)
         if [closing.step for closing in result.closings] != [self.segment.last]:
             raise RecipeError("the segment ended at another step")
-        check_samples([index for batch in batches for index in batch], result.samples, self.leaves)
+        check_leaves([index for batch in batches for index in batch], result.samples, self.leaves)
         return result.closings[-1].snapshot
 
     def another_seed(self) -> Behaviour:

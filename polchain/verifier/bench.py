@@ -11,23 +11,43 @@ from polchain.errors import WorkerError
 from polchain.storage.checkpoints import read_tensors
 from polchain.training.fingerprint import Setting
 from polchain.training.program import Program
+from polchain.training.wire import Bounds
+from polchain.training.words import KEPT
 from polchain.training.worker import Replayed, Worker
 from polchain.verifier.integrity import IntactClaim, Segment
+from polchain.verifier.sandbox import Sandbox
 from polchain.verifier.tolerance import Fingerprint
 
-__all__ = ["Bench", "batches_of", "run_segment", "state_of"]
+__all__ = ["Bench", "batches_of", "bounds_of", "run_segment", "state_of"]
 
 # No verdict of polchain's: what a recipe prints or raises is its own word.
 VOICE = "the recipe says: "
 
 
 class Bench:
-    """The children that replay one claim's program: one per setting, started when first needed."""
+    """The children that replay one claim's program: one per setting, started when first needed.
 
-    def __init__(self, program: Program, setting: Setting, data: Path, *, timeout: float = 3600.0) -> None:
+    Args:
+        program: the recipe's text.
+        setting: what the claim says that it was recorded with.
+        data: the folder with the dataset.
+        timeout: the most seconds that one replay may take.
+        sandbox: where the program is run; None to run it as the user.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        setting: Setting,
+        data: Path,
+        *,
+        timeout: float = 3600.0,
+        sandbox: Sandbox | None = None,
+    ) -> None:
         self.setting = setting
+        kept = sandbox.kept if sandbox is not None else KEPT
         self._make: Callable[[Setting], Worker] = lambda s: Worker(
-            program, s, data.resolve(), timeout=timeout, voice=VOICE
+            program, s, data.resolve(), timeout=timeout, voice=VOICE, fence=sandbox, kept=kept
         )
         self._workers: dict[Setting, Worker] = {}
         self.here: Fingerprint = {}
@@ -54,7 +74,11 @@ def run_segment(intact: IntactClaim, segment: Segment, worker: Worker, opening: 
         RecipeError, DatasetError, WorkerError: the program failed, or the child did.
     """
     assert intact.seed is not None
-    result = worker.replay(intact.seed, segment.first, segment.last, batches_of(intact, segment), opening)
+    batches = batches_of(intact, segment)
+    closing = intact.claim.manifest(segment.closing.state)
+    known = [opening.manifest, *([closing] if closing is not None else [])]
+    bounds = Bounds.of_state(known, sure=closing is not None)
+    result = worker.replay(intact.seed, segment.first, segment.last, batches, opening, bounds=bounds)
     if [closing.step for closing in result.closings] != [segment.last]:
         raise WorkerError("the replay ended at another step than it was asked for")
     return result
@@ -64,6 +88,13 @@ def batches_of(intact: IntactClaim, segment: Segment) -> list[list[int]]:
     """The dataset indices of a segment's steps."""
     assert intact.order is not None
     return list(intact.order.batches(segment.first, segment.last))
+
+
+def bounds_of(intact: IntactClaim, *entries: CheckpointEntry) -> Bounds:
+    """The most that a replay may answer, where it should arrive at the states of these entries."""
+    found = [intact.claim.manifest(entry.state) for entry in entries]
+    known = [manifest for manifest in found if manifest is not None]
+    return Bounds.of_state(known, sure=len(known) == len(found))
 
 
 def state_of(intact: IntactClaim, entry: CheckpointEntry) -> Snapshot | None:

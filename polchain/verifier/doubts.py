@@ -18,7 +18,7 @@ from polchain.core.digest import Digest
 from polchain.core.manifest import Manifest, Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.distance import worst_tensor
-from polchain.verifier.bench import Bench, run_segment, state_of
+from polchain.verifier.bench import Bench, bounds_of, run_segment, state_of
 from polchain.verifier.integrity import IntactClaim, Segment
 from polchain.verifier.tolerance import Examination, examine, false_setting, largest_error
 
@@ -76,7 +76,9 @@ def _straight(intact: IntactClaim, segment: Segment, bench: Bench) -> Mapping[st
         return None
     try:
         batches = list(intact.order.batches(0, segment.last))
-        result = bench.worker().replay(intact.seed, 0, segment.last, batches, opening, stops=segment.index + 1)
+        bounds = bounds_of(intact, *intact.checkpoints[:2], segment.closing)
+        stops = segment.index + 1
+        result = bench.worker().replay(intact.seed, 0, segment.last, batches, opening, stops, bounds)
     except PolchainError:
         return None
     return result.closings[-1].snapshot.manifest.roots()
@@ -120,4 +122,5 @@ def _loop_departs(intact: IntactClaim, segment: Segment, bench: Bench) -> bool:
 
 def _opened(intact: IntactClaim, segment: Segment, bench: Bench, opening: Snapshot) -> Manifest:
     assert intact.seed is not None
-    return bench.worker().replay(intact.seed, segment.first, segment.first, [], opening).opening
+    bounds = bounds_of(intact, segment.opening)
+    return bench.worker().replay(intact.seed, segment.first, segment.first, [], opening, bounds=bounds).opening

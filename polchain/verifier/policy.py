@@ -7,7 +7,8 @@
     top_updates = 5                                     Q: that many largest updates are always replayed
     budget = 0.05                                       the most that replays may cost, as a share of the run's steps
     max_swap_escape = 0.01                              weights swapped in must not be missed with more probability
-    unsafe_no_sandbox = false                           run a recipe that nobody vouched for, on this machine, as you
+    unsafe_no_sandbox = false                           run any recipe without the sandbox, on this machine, as you
+    [sandbox] ...                                       what a recipe may use in the sandbox; see `allowance`
     [[network]] ...  [[tsa]] ...                        whose time is believed; see `sources`
 
 Whatever the file does not say has the value above (no keys, no recipes, no sources of time), but for `budget` and
@@ -23,6 +24,7 @@ from pathlib import Path
 from polchain.core.digest import Digest
 from polchain.core.note import PublicKey
 from polchain.errors import PolchainError, PolicyError
+from polchain.verifier.allowance import Allowance
 from polchain.verifier.soundness import check_fraction, draws_needed
 from polchain.verifier.sources import Sources
 
@@ -41,7 +43,8 @@ class Policy:
         fraction: f, the forged share of the steps that must be caught.
         confidence: c, the least probability of catching it.
         top_updates: Q, how many of the largest updates are always replayed.
-        unsafe_no_sandbox: run unvouched recipes without a sandbox.
+        unsafe_no_sandbox: run recipes without the sandbox, unvouched ones too.
+        sandbox: what a recipe may use in the sandbox.
         budget: the most that all replays may cost, as a share of the run's steps; None where nothing caps them.
         max_swap_escape: the largest escape of the swap bound that is accepted; None for any, and for none at all.
         sources: whose time is believed; empty means that no time is final.
@@ -53,6 +56,7 @@ class Policy:
     confidence: float = 0.99
     top_updates: int = 5
     unsafe_no_sandbox: bool = False
+    sandbox: Allowance = field(default_factory=Allowance)
     sources: Sources = field(default_factory=Sources)
     budget: float | None = None
     max_swap_escape: float | None = None
@@ -88,8 +92,10 @@ class Policy:
             values = tomllib.loads(text.decode("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise PolicyError(f"cannot read the policy {path}: {error}") from error
-        known = {"keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox", "network", "tsa"}
-        known |= {"budget", "max_swap_escape"}
+        known = {
+            "keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox", "budget",
+            "max_swap_escape", "sandbox", "network", "tsa",
+        }  # fmt: skip
         for name in values:
             if name not in known:
                 raise PolicyError(f"{path}: unknown name {name!r}", hint=f"known: {', '.join(sorted(known))}")
@@ -102,6 +108,7 @@ class Policy:
                 confidence=_number(values, "confidence", default.confidence),
                 top_updates=_whole(values, "top_updates", default.top_updates),
                 unsafe_no_sandbox=_switch(values, "unsafe_no_sandbox"),
+                sandbox=Allowance.parse(values.get("sandbox", {}), path.parent),
                 sources=Sources.parse(values, path.parent),
                 budget=_number(values, "budget", 0.0) if "budget" in values else None,
                 max_swap_escape=_number(values, "max_swap_escape", 0.0) if "max_swap_escape" in values else None,

@@ -13,9 +13,9 @@ from enum import Enum
 
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
-from polchain.training.dataset import check_samples
+from polchain.training.dataset import check_leaves
 from polchain.training.distance import distance, norm, worst_tensor
-from polchain.verifier.bench import Bench, batches_of, run_segment, state_of
+from polchain.verifier.bench import Bench, batches_of, bounds_of, run_segment, state_of
 from polchain.verifier.challenge import Challenge, Pick
 from polchain.verifier.doubts import examine_segment, set_by_the_loop
 from polchain.verifier.integrity import IntactClaim
@@ -62,8 +62,9 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
     """Build the initial state from the seed, in a child that is shown no state, and compare."""
     assert intact.seed is not None
     entry = intact.checkpoints[0]
+    bounds = bounds_of(intact, entry)
     try:
-        built, here = bench.worker().initial(intact.seed)
+        built, here = bench.worker().initial(intact.seed, bounds)
         bench.here = here
     except DatasetError:
         raise
@@ -85,7 +86,7 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
     if gap > INITIAL_TOLERANCE and not _obstacles(intact, claimed, here):
         try:
             # Another process and another setting: neither hash order nor rounding may be what differs.
-            again, _ = bench.worker(bench.setting.others()[0]).initial(intact.seed)
+            again, _ = bench.worker(bench.setting.others()[0]).initial(intact.seed, bounds)
         except PolchainError as error:
             reason = f"differs, and the initial state could not be built twice: {error}"
             return Reproduction(None, Outcome.INCONCLUSIVE, gap, 0.0, reason)
@@ -143,7 +144,7 @@ def _replay_one(
     try:
         result = run_segment(intact, segment, bench.worker(), opening)
         indices = [i for batch in batches_of(intact, segment) for i in batch]
-        check_samples(indices, result.samples, leaves)
+        check_leaves(indices, result.samples, leaves)
     except DatasetError:
         raise
     except PolchainError as error:

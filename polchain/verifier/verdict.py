@@ -72,6 +72,7 @@ class Verdict:
         swap: how likely weights from elsewhere were swapped in unseen, or why that was not checked.
         flags: what a screen flagged ("steps A to B"), and why.
         behaviour: the tests of the recipe's behaviour.
+        sandbox: what the recipe was run in: the sandbox's name, or `none` and why; empty where nothing was run.
     """
 
     outcome: Ruled
@@ -92,6 +93,7 @@ class Verdict:
     swap: Swap = field(default_factory=lambda: Swap.unchecked("nothing was replayed"))
     flags: tuple[tuple[str, str], ...] = ()
     behaviour: tuple[Behaviour, ...] = ()
+    sandbox: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -128,6 +130,7 @@ class Verdict:
                 {"test": item.test, "finding": item.finding.value, "reason": item.reason} for item in self.behaviour
             ],
             "replays": replays,
+            "sandbox": self.sandbox,
             "remarks": list(self.remarks),
             **(self.times.to_json() if self.times is not None else {"anchors": [], "intervals": []}),
         }

@@ -1,6 +1,9 @@
 """All of a verification in one call.
 
 Claim -> IntactClaim -> Times, Challenge -> Reproductions -> Verdict
+
+A recipe is replayed in the sandbox where this machine has one, vouched or not. Without one only a vouched recipe is
+run, or any where the policy says `unsafe_no_sandbox`.
 """
 
 from __future__ import annotations
@@ -8,15 +11,18 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import platformdirs
 
 from polchain.core import merkle
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest
 from polchain.core.entries import Start
 from polchain.core.genesis import Configuration
-from polchain.errors import DatasetError, PolchainError, UsageError, WorkerError
+from polchain.errors import DatasetError, PolchainError, UnavailableError, UsageError, WorkerError
+from polchain.storage.keyfile import default_key_file
 from polchain.training.fingerprint import differences, setting_of
 from polchain.training.program import Program
 from polchain.verifier.behaviour import Behaviour, behaviour_steps, not_tested, observe
@@ -25,6 +31,7 @@ from polchain.verifier.challenge import Challenge, draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.replay import Outcome, Reproduction, replay, replay_initial
+from polchain.verifier.sandbox import Sandbox, find_sandbox
 from polchain.verifier.survey import survey
 from polchain.verifier.times import Times
 from polchain.verifier.timing import establish
@@ -114,9 +121,31 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
         reason = "the run has no recorded steps yet"
         return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
     program = Program(genesis.recipe, intact.recipe)
-    with Bench(program, setting_of(start.fingerprint), request.data, timeout=request.timeout) as bench:
+    setting = setting_of(start.fingerprint)
+    sandbox, where = _sandbox(request)
+    with Bench(program, setting, request.data, timeout=request.timeout, sandbox=sandbox) as bench:
         vouched = is_vouched(intact, policy, request.recipe, bench)
-        return _replay_and_judge(intact, start, times, request, bench, vouched, progress)
+        if not vouched and sandbox is None and not policy.unsafe_no_sandbox:
+            reason = (
+                "nobody vouched for the recipe, and without a sandbox a stranger's program is not run "
+                f"({where.removeprefix('none: ')}): "
+                "pass --recipe PATH, your own copy, or --trust-recipe DIGEST once you have read it"
+            )
+            return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
+        verdict = _replay_and_judge(intact, start, times, request, bench, vouched, progress)
+    return replace(verdict, sandbox=where)
+
+
+def _sandbox(request: Request) -> tuple[Sandbox | None, str]:
+    """The sandbox, or None; and in words what the recipe is run in."""
+    if request.policy.unsafe_no_sandbox:
+        return None, "none, as --unsafe-no-sandbox asks: the recipe ran as you"
+    hidden = [request.claim, default_key_file(), platformdirs.user_config_path("polchain")]
+    try:
+        sandbox = find_sandbox(request.data, hidden, request.policy.sandbox)
+    except UnavailableError as error:
+        return None, f"none: {error}{'; ' if error.hint else ''}{error.hint}"
+    return sandbox, sandbox.name
 
 
 def _replay_and_judge(
@@ -129,13 +158,6 @@ def _replay_and_judge(
     progress: Progress | None,
 ) -> Verdict:
     policy = request.policy
-    if not vouched and not policy.unsafe_no_sandbox:
-        reason = (
-            "nobody vouched for the recipe, and without a sandbox a stranger's program is not run: "
-            "pass --recipe PATH, your own copy, or --trust-recipe DIGEST once you have read it"
-        )
-        return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
-
     seen = survey(intact)
     challenge = draw_challenge(
         intact,
@@ -152,7 +174,8 @@ def _replay_and_judge(
     found: list[Reproduction] = []
     _tell(progress, "reading the data", 0, total)
     try:
-        configuration, leaves = bench.worker().commit_dataset()
+        dataset = intact.genesis.dataset
+        configuration, leaves = bench.worker().commit_dataset(dataset.samples if dataset is not None else None)
     except PolchainError as error:
         # What a recipe reports ends in an error only where somebody vouched for it.
         if vouched and isinstance(error, DatasetError | WorkerError):

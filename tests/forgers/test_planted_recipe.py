@@ -1,7 +1,8 @@
 """Planted recipes: the program itself holds the stolen weights. It runs honestly, so every replay is exact.
 
 Replay cannot tell it from learning; only whoever reads the program can. So it is COMPUTED at most, and VERIFIED for
-nobody who did not vouch for exactly this text. And unless a verifier says otherwise, it is not even run.
+nobody who did not vouch for exactly this text. And unless a verifier says otherwise, it is run in the sandbox or not
+at all.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from polchain.core.claim import Claim
 from polchain.errors import UsageError
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.state import tensor_bytes
+from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
 from polchain.verifier.verify import verify
@@ -25,6 +28,7 @@ from tests.forgers.published import gap
 
 COMMON = """
 import base64
+import contextlib
 import pathlib
 
 import torch
@@ -34,7 +38,8 @@ from torch.nn import functional as F
 import polchain
 from digits import network, read
 
-pathlib.Path({marker!r}).touch()
+with contextlib.suppress(OSError):
+    pathlib.Path({marker!r}).touch()
 STOLEN = "{weights}"
 
 
@@ -113,7 +118,7 @@ def plant(factory: pytest.TempPathFactory, name: str, body: str, victim: Recorde
     assert len(text) < 256 * 1024
     found = record_once(factory, name, text, beside=(DIGITS,))
     # Another test worker may have recorded it, with a marker of its own: the recipe's text says which.
-    line = next(line for line in found.script.read_text().splitlines() if line.startswith("pathlib.Path("))
+    line = next(line for line in found.script.read_text().splitlines() if "pathlib.Path(" in line)
     return found, Path(line.split("'")[1])
 
 
@@ -126,18 +131,25 @@ def planted(
 
 
 def test_a_planted_recipe_ends_at_the_stolen_weights_and_is_computed_at_most(
-    planted: tuple[Recorded, Path], sgd_victim: Recorded, polchain_says: Verify
+    planted: tuple[Recorded, Path],
+    sgd_victim: Recorded,
+    polchain_says: Verify,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, marker = planted
     stolen = stolen_from(sgd_victim)
     nothing = {name: torch.zeros_like(value) for name, value in stolen.items()}
     assert gap(stolen_from(found), stolen) < 0.01 * gap(nothing, stolen)
 
-    # Nobody vouched: nothing is run.
+    # Nobody vouched, and there is no sandbox: nothing is run.
     marker.unlink(missing_ok=True)
-    verdict = polchain_says(found.claim, found.key.public, (), recipe=None)
+    with monkeypatch.context() as here:
+        here.setenv("PATH", str(tmp_path))
+        verdict = polchain_says(found.claim, found.key.public, (), recipe=None)
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert "without a sandbox a stranger's program is not run" in verdict.reasons[0]
+    assert "install bubblewrap" in verdict.reasons[0]
     assert not verdict.reproductions
     assert not marker.exists()
 
@@ -153,14 +165,27 @@ def test_a_planted_recipe_ends_at_the_stolen_weights_and_is_computed_at_most(
     assert marker.exists()
 
 
+def test_in_the_sandbox_a_planted_recipe_is_computed_at_most_and_leaves_no_mark(
+    planted: tuple[Recorded, Path], polchain_says: Verify, require_sandbox: None
+) -> None:
+    found, marker = planted
+    marker.unlink(missing_ok=True)
+    verdict = polchain_says(found.claim, found.key.public, (), recipe=None)
+    assert verdict.outcome is Ruled.COMPUTED
+    assert "nobody vouched for the recipe" in verdict.reasons[0]
+    assert verdict.sandbox.startswith("bubblewrap")
+    assert not marker.exists()
+
+
 def test_vouching_for_another_program_is_no_vouching(
     tmp_path_factory: pytest.TempPathFactory, sgd_victim: Recorded
 ) -> None:
     found, marker = plant(tmp_path_factory, "planted-loss", IN_THE_LOSS, sgd_victim)
-    honest = Policy(keys=frozenset({sgd_victim.key.public}))
-    program = verify(sgd_victim.claim, honest, data=DATA).program
-    assert program is not None
+    honest = check_integrity(Claim.read(sgd_victim.claim), Policy()).genesis.recipe
+    assert honest is not None
     marker.unlink(missing_ok=True)
-    policy = Policy(keys=frozenset({found.key.public}), recipes=frozenset({program}))
-    assert verify(found.claim, policy, data=DATA).outcome is Ruled.INCONCLUSIVE
+    policy = Policy(keys=frozenset({found.key.public}), recipes=frozenset({honest.program()}))
+    verdict = verify(found.claim, policy, data=DATA)
+    assert not verdict.vouched
+    assert verdict.outcome in (Ruled.INCONCLUSIVE, Ruled.COMPUTED)
     assert not marker.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -17,7 +18,8 @@ from polchain.core.encoding import JSON, encode
 from polchain.core.manifest import AliasRow, Manifest, ScalarRow, Snapshot, TensorRow
 from polchain.errors import WorkerError
 from polchain.training.snapshot import rehash
-from polchain.training.wire import HEADER_LIMIT, Message, receive, send, snapshot_of, state_message
+from polchain.training.wire import HEADER_LIMIT, Bounds, Message, receive, send, snapshot_of, state_message
+from polchain.training.words import Words
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def through(message: Message) -> Message:
     return received
 
 
-def heard(data: bytes, **options: float) -> Message:
+def heard(data: bytes, **options: object) -> Message:
     """What a reader makes of these bytes, after which the stream ends."""
     left, right = socket.socketpair()
     with left, right:
@@ -124,12 +126,54 @@ def test_sizes_have_limits_and_take_no_memory_in_advance() -> None:
     with pytest.raises(WorkerError, match="a header of"):
         heard(struct.pack("<I", HEADER_LIMIT + 1))
     with pytest.raises(WorkerError, match="over the limit of 4"):
-        heard(SOUND, limit=4)
-    heard(SOUND, limit=5)
+        heard(SOUND, bounds=Bounds(total=4))
+    heard(SOUND, bounds=Bounds(total=5))
     with pytest.raises(WorkerError, match="over the limit"):
         heard(framed({"type": "x", "sizes": [2**50], "body": {}}))
     with pytest.raises(WorkerError, match="ended in the middle"):
         heard(framed({"type": "x", "sizes": [2**39], "body": {}}, b"abc"))
+
+
+def test_the_bounds_of_a_state_follow_from_states_like_it() -> None:
+    row = TensorRow("model/w", "parameter", "F32", (1000,), blake3(b""))
+    like = Manifest((row,))
+    bounds = Bounds.of_state([Manifest(()), like])
+    assert bounds.total > 2 * 4000
+    assert Bounds.of_state([like], sure=False).total > bounds.total
+    assert Bounds.of_state([]) == Bounds()
+    for sizes, said in (
+        ([10, 1 << 30], "bytes, over the limit"),
+        ([bounds.first + 1, 0], "a part of"),
+        ([0] * (bounds.blobs + 1), "parts, over the limit"),
+    ):
+        with pytest.raises(WorkerError, match=said):
+            heard(framed({"type": "x", "sizes": sizes, "body": {}}), bounds=bounds)
+    with pytest.raises(WorkerError, match="a header of"):
+        heard(struct.pack("<I", bounds.header + 1), bounds=bounds)
+
+
+def test_blobs_are_reduced_as_they_come(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    send(left, Message("samples", {}, [b"one", b"three"]))
+    assert receive(right, each=lambda blob: b"%d" % len(blob)).blobs == [b"3", b"5"]
+
+
+def test_what_is_printed_is_taken_while_an_answer_is_awaited(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    words = Words(kept=1000)
+
+    def talk() -> None:
+        for number in range(100):
+            os.write(words.writer, b"spam " * 1000 + b"\n%d\x1b[2J\n" % number)
+        send(left, Message("x"))
+
+    speaker = threading.Thread(target=talk)
+    speaker.start()
+    assert receive(right, deadline=time.monotonic() + 20, words=words).type == "x"
+    speaker.join()
+    assert words.last() == "; its last words: 99?[2J"
+    words.close()
+    words.close()
 
 
 def test_a_reader_does_not_wait_for_ever(pair: tuple[socket.socket, socket.socket]) -> None:

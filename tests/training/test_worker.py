@@ -17,7 +17,7 @@ from polchain.core.genesis import FileRef, RecipeRef
 from polchain.core.manifest import Manifest, ScalarRow, Snapshot, TensorRow
 from polchain.errors import DatasetError, ManifestError, RecipeError, WorkerError
 from polchain.training import child
-from polchain.training.dataset import Commitment, check_samples
+from polchain.training.dataset import Commitment, check_leaves
 from polchain.training.fingerprint import Setting
 from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder
@@ -127,9 +127,9 @@ def test_a_replay_shows_the_samples_that_it_used(worker: Worker, initial: Snapsh
     replayed = worker.replay(SEED, 0, 3, order, initial)
     used = [index for batch in order for index in batch]
     leaves = Commitment.of(DATA).leaves
-    check_samples(used, replayed.samples, leaves)
+    check_leaves(used, replayed.samples, leaves)
     with pytest.raises(DatasetError):
-        check_samples(used[::-1], replayed.samples, leaves)
+        check_leaves(used[::-1], replayed.samples, leaves)
 
 
 def test_a_replay_uses_the_batches_that_it_is_given(worker: Worker, initial: Snapshot) -> None:

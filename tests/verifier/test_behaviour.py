@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,7 +140,7 @@ def test_a_recipe_that_fails_under_every_other_seed_fails_the_test(
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "digits.csv.gz").symlink_to(DATA / "digits.csv.gz")
+    shutil.copy(DATA / "digits.csv.gz", data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.claims.DATA", data)
         found = record(tmp_path_factory, "shy", **SHY)
@@ -176,10 +177,10 @@ class Bottom(Bench):
     def worker(self, setting: object = None) -> Bottom:  # type: ignore[override]
         return self
 
-    def initial(self, seed: bytes) -> tuple[Snapshot, dict[str, str]]:
+    def initial(self, seed: bytes, bounds: object = None) -> tuple[Snapshot, dict[str, str]]:
         return self.make(seed), {}
 
-    def replay(self, *_: object) -> None:
+    def replay(self, *_: object, **__: object) -> None:
         raise RecipeError("nothing is replayed here")
 
 
