@@ -5,13 +5,14 @@
 Trains tests/scripts/accelerated.py with and without recording, verifies every segment of the recorded runs, and writes
 benchmarks/results/gpu.json. Where there is no GPU it says so, and a result of an earlier run on one is kept.
 
-    plain, recorded    seconds a step, without polchain and with a checkpoint every 10 or 50 steps; the median of three
+    plain, recorded    seconds a step, without polchain and with a checkpoint every 10 or 40 steps; the median of three
     exact              segments that were reproduced exactly, of those replayed
-    replay             seconds a step, and seconds to start a segment: from segments of 10 and of 50 steps
+    replay             seconds a step, and seconds to start a segment: from segments of 10 and of 40 steps
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -33,9 +34,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 SCRIPT = ROOT / "tests" / "scripts" / "accelerated.py"
 DATA = ROOT / "examples" / "data"
-STEPS = 220
-INTERVALS = (10, 50)
-ROUNDS = 3
+STEPS = 100
+INTERVALS = (10, 40)
 MODES = {
     "fp32": ("--precision", "fp32"),
     "tf32": ("--precision", "tf32"),
@@ -56,7 +56,7 @@ def train(folder: Path, arguments: tuple[str, ...]) -> float:
     return float(found[1])
 
 
-def measure(arguments: tuple[str, ...]) -> dict[str, Any]:
+def measure(arguments: tuple[str, ...], rounds: int = 3) -> dict[str, Any]:
     """One way of computing."""
     common = (*arguments, "--width", "256", "--steps", str(STEPS))
     found: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def measure(arguments: tuple[str, ...]) -> dict[str, Any]:
     exact = total = 0
     plain: list[float] = []
     recorded: dict[int, list[float]] = {every: [] for every in INTERVALS}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         with tempfile.TemporaryDirectory() as name:
             plain.append(train(Path(name), (*common, "--off")))
         for every in INTERVALS:
@@ -101,6 +101,10 @@ def main() -> None:
     """Measure, print, write."""
     import torch
 
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+
     RESULTS.parent.mkdir(exist_ok=True)
     if not torch.cuda.is_available():
         print("no CUDA device here: the benchmark was not run")
@@ -111,11 +115,12 @@ def main() -> None:
         "run": True,
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
+        "rounds": options.rounds,
         "cuda": torch.version.cuda,
         "modes": {},
     }
     for name, arguments in MODES.items():
-        found["modes"][name] = measure(arguments)
+        found["modes"][name] = measure(arguments, options.rounds)
         print(name, json.dumps(found["modes"][name]), flush=True)
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
