@@ -2,7 +2,7 @@
 
     read-only    /usr and the loader's files; this Python, its standard library and site-packages; polchain; the data
     its own      /tmp and /dev/shm, empty and of limited size; /dev with null, zero, random and their like; /proc of
-                 its own processes alone, read-only
+                 its own processes alone, read-only but for runs on a GPU
     the GPU's    /dev/nvidia* and /sys, where the run was on one
     nothing      everything else: no home, no claim, no key, not even where they lie inside of what is shown
 
@@ -74,7 +74,9 @@ def arguments(data: Path, hidden: Sequence[Path], show: Sequence[Path], *, scrat
         if not _inside(path, shown):
             continue
         words += _blank(path)
-    return [*words, "--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/"]
+    # CUDA names its threads through /proc, and gives up where it cannot.
+    sealed = ("/dev", "/") if cuda else ("/dev", "/proc", "/")
+    return [*words, *(word for path in sealed for word in ("--remount-ro", path))]
 
 
 def check_data(data: Path) -> None:

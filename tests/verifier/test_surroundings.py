@@ -45,7 +45,12 @@ def test_devices_of_a_gpu_are_shown_only_for_a_run_on_one(tmp_path: Path) -> Non
     words = arguments(tmp_path, [], [], scratch=4096, cuda=False)
     assert not any("nvidia" in word for word in words)
     assert "/sys" not in words
-    assert "/sys" in arguments(tmp_path, [], [], scratch=4096, cuda=True)
+    words = arguments(tmp_path, [], [], scratch=4096, cuda=True)
+    assert "/sys" in words
+    # CUDA does not start where /proc is read-only.
+    sealed = {words[i + 1] for i, word in enumerate(words) if word == "--remount-ro"}
+    assert {"/", "/dev"} <= sealed
+    assert "/proc" not in sealed
     assert setting_of({"device": "cuda"}).cuda
     assert not setting_of({"device": "cpu"}).cuda
     assert setting_of({"device": "cuda"}).others()[0].cuda
