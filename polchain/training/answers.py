@@ -6,6 +6,7 @@ stream. Whatever comes, a job that was fenced in is over when its answers are cl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -150,6 +151,11 @@ class Answers:
         if message.type != kind:
             raise WorkerError(f"the replaying process sent {printable(message.type)!r} instead of {kind!r}")
         return message
+
+    def go_on(self) -> None:
+        """Have the job go on after the state that it has shown."""
+        with contextlib.suppress(OSError):  # it has ended, and the next answer says so
+            self.stream.sendall(b".")
 
     def why(self) -> str:
         """How a fenced job ended, as something to append to a message. Ends it."""

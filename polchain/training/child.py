@@ -11,6 +11,8 @@ a room comes with the job, the fork first goes in there (`fence`). It runs the r
     initial   draft, initial (rows and bytes of step 0)              in attach()
     replay    draft, opening (rows only), samples, closing, ...      at the last step
 
+After the state to show (`shown`), a replay goes on when the parent sends a byte, and ends when it hangs up.
+
 Everything that it answers is a stranger's word to the parent.
 """
 
@@ -62,6 +64,7 @@ class ChildHost:
         self.seed = bytes.fromhex(fields.str("seed"))
         self.first = fields.int("first")
         self.last = fields.int("last")
+        self.shown = fields.int("shown")
         self.width = fields.int("width")
         self.job = job
         self.encodings: list[bytes] = []
@@ -102,7 +105,7 @@ class ChildHost:
         send(self.stream, Message("opening", {"fingerprint": here}, [opening.encode()]))
         if self.first == self.last:
             self.end()
-        return Stretch(self.first, self.last)
+        return Stretch(self.first, self.last, self.shown)
 
     def indices(self, step: int) -> Sequence[int]:
         start = (step - self.first) * self.width
@@ -118,7 +121,7 @@ class ChildHost:
         if loss is not None:
             body["loss"] = loss.hex()
         send(self.stream, state_message("closing", snapshot, body))
-        if step >= self.last:
+        if step >= self.last or (step == self.shown and not self._goes_on()):
             self.end()
 
     def finished(self) -> None:
@@ -126,6 +129,14 @@ class ChildHost:
 
     def close(self, failed: bool) -> None:
         """Nothing is kept open but the socket, which ends with the process."""
+
+    def _goes_on(self) -> bool:
+        """Whether the parent wants more than the state that was shown."""
+        self.stream.settimeout(None)
+        try:
+            return bool(self.stream.recv(1))
+        except OSError:
+            return False
 
     def end(self) -> NoReturn:
         """End the process: the recipe's code after this point never runs."""

@@ -55,6 +55,7 @@ class Replayed:
         samples: leaf hashes of the samples it says it used, in order.
         closings: the states it arrived at.
         seconds: wall time of the whole job.
+        shown: the state on the way that was asked for.
     """
 
     opening: Manifest
@@ -62,6 +63,7 @@ class Replayed:
     samples: tuple[bytes, ...]
     closings: tuple[Closing, ...]
     seconds: float
+    shown: Snapshot | None = None
 
 
 class Worker:
@@ -159,8 +161,14 @@ class Worker:
         opening: Snapshot,
         stops: int = 1,
         bounds: Bounds | None = None,
+        *,
+        shown: int = 0,
+        further: bool = True,
     ) -> Replayed:
         """Train steps `first` to `last` (excluded) from an opening state.
+
+        `last` need not be a checkpoint of the run. To end earlier, ask for a state on the way and for nothing further:
+        until then the program is told the same as in a replay of the whole, which lasts longer.
 
         Args:
             seed: the run's seed.
@@ -169,6 +177,8 @@ class Worker:
             opening: the state to begin from; its `schedule` rows are not sent.
             stops: how many checkpoints lie on the way, the last one included.
             bounds: the most that a state may be; None for a program that is one's own.
+            shown: a step before the first checkpoint whose state is wanted besides; 0 for none.
+            further: whether to go on after that state.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
@@ -177,24 +187,36 @@ class Worker:
         rows = tuple(row for row in opening.manifest.rows if not row.name.startswith("schedule/"))
         message = state_message("state", Snapshot(Manifest(rows), opening.buffers))
         samples: list[bytes] = []
-        closings = []
-        with self._job("replay", seed, first, last, batches, message.blobs) as answers:
+        closings: list[Closing] = []
+        used = sum(len(batch) for batch in batches)
+
+        def closing(answers: Answers) -> Closing:
+            # Hashed as they come: together they may be more than fits.
+            some = Bounds.of(used, used * SAMPLE_LIMIT, blob=SAMPLE_LIMIT)
+            samples.extend(bytes(leaf) for leaf in answers.expect("samples", some, _leaf).blobs)
+            answer = answers.expect("closing", bounds)
+            body = answer.fields()
+            step = body.int("step")
+            loss = body.float("loss") if body.has("loss") else None
+            rows, buffers = snapshot_of(answer)
+            return Closing(step, Snapshot(rehash(rows, buffers), buffers), loss)
+
+        seen = None
+        with self._job("replay", seed, first, last, batches, message.blobs, shown=shown) as answers:
             answers.draft()
             answer = answers.expect("opening", bounds)
             opened = rows_of(answer)
             found = fingerprint_of(answer.fields())
-            used = sum(len(batch) for batch in batches)
-            for _ in range(stops if last > first else 0):
-                # Hashed as they come: together they may be more than fits.
-                some = Bounds.of(used, used * SAMPLE_LIMIT, blob=SAMPLE_LIMIT)
-                samples += [bytes(leaf) for leaf in answers.expect("samples", some, _leaf).blobs]
-                closing = answers.expect("closing", bounds)
-                body = closing.fields()
-                step = body.int("step")
-                loss = body.float("loss") if body.has("loss") else None
-                closed, buffers = snapshot_of(closing)
-                closings.append(Closing(step, Snapshot(rehash(closed, buffers), buffers), loss))
-        return Replayed(opened, found, tuple(samples), tuple(closings), time.monotonic() - begun)
+            if shown:
+                seen = closing(answers)
+                if seen.step != shown:
+                    raise WorkerError("the replaying process showed the state of another step")
+            if shown and further:
+                answers.go_on()
+            for _ in range(stops if last > first and further else 0):
+                closings.append(closing(answers))
+        state = seen.snapshot if seen is not None else None
+        return Replayed(opened, found, tuple(samples), tuple(closings), time.monotonic() - begun, state)
 
     def describe(self, folder: Path, entry: str, module: bool, arguments: Sequence[str]) -> RecipeRef:
         """The program that a script of one's own is: run in its own folder up to `record`, as Python would run it.
@@ -228,6 +250,7 @@ class Worker:
         batches: Sequence[Sequence[int]],
         blobs: Sequence[bytes | bytearray | memoryview] = (),
         *,
+        shown: int = 0,
         program: Program | None = None,
         place: Path | None = None,
     ) -> Answers:
@@ -245,6 +268,7 @@ class Worker:
             "seed": seed.hex(),
             "first": first,
             "last": last,
+            "shown": shown,
             "width": len(batches[0]) if batches else 0,
             "entry": program.ref.entry,
             "module": program.ref.module,

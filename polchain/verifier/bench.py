@@ -67,8 +67,18 @@ class Bench:
         return self._workers[wanted]
 
 
-def run_segment(intact: IntactClaim, segment: Segment, worker: Worker, opening: Snapshot) -> Replayed:
+def run_segment(
+    intact: IntactClaim, segment: Segment, worker: Worker, opening: Snapshot, shown: int = 0, *, further: bool = True
+) -> Replayed:
     """Replay one segment; the claim's digests are not looked at.
+
+    Args:
+        intact: the claim.
+        segment: which of its segments.
+        worker: the child that replays it.
+        opening: the state to begin from.
+        shown: a step on the way whose state is wanted besides; 0 for none.
+        further: whether to go on after that state.
 
     Raises:
         RecipeError, DatasetError, WorkerError: the program failed, or the child did.
@@ -78,8 +88,10 @@ def run_segment(intact: IntactClaim, segment: Segment, worker: Worker, opening: 
     closing = intact.claim.manifest(segment.closing.state)
     known = [opening.manifest, *([closing] if closing is not None else [])]
     bounds = Bounds.of_state(known, sure=closing is not None)
-    result = worker.replay(intact.seed, segment.first, segment.last, batches, opening, bounds=bounds)
-    if [closing.step for closing in result.closings] != [segment.last]:
+    result = worker.replay(
+        intact.seed, segment.first, segment.last, batches, opening, bounds=bounds, shown=shown, further=further
+    )
+    if [closing.step for closing in result.closings] != [segment.last] * further:
         raise WorkerError("the replay ended at another step than it was asked for")
     return result
 

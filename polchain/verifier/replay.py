@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.dataset import check_leaves
 from polchain.training.distance import distance, norm, worst_tensor
+from polchain.verifier.behaviour import shown_step
 from polchain.verifier.bench import Bench, batches_of, bounds_of, run_segment, state_of
 from polchain.verifier.challenge import Challenge, Pick
 from polchain.verifier.doubts import examine_segment, set_by_the_loop
@@ -44,6 +45,7 @@ class Reproduction:
         rho: |replayed - claimed| / |replayed update|, dimensionless; NaN where nothing was replayed.
         seconds: wall time.
         reason: what differs or is missing; empty where it was reproduced.
+        shown: the state on the way through the first segment that the tests of behaviour need.
     """
 
     pick: Pick | None
@@ -51,6 +53,7 @@ class Reproduction:
     rho: float
     seconds: float
     reason: str = ""
+    shown: Snapshot | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -142,7 +145,7 @@ def _replay_one(
             pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"the state of step {segment.first} is not disclosed"
         )
     try:
-        result = run_segment(intact, segment, bench.worker(), opening)
+        result = run_segment(intact, segment, bench.worker(), opening, shown_step(segment))
         indices = [i for batch in batches_of(intact, segment) for i in batch]
         check_leaves(indices, result.samples, leaves)
     except DatasetError:
@@ -169,7 +172,7 @@ def _replay_one(
         if closing.loss != segment.closing.loss:
             reason = f"the state is reproduced, the logged loss {segment.closing.loss} is not: {closing.loss}"
             return Reproduction(pick, Outcome.INCONCLUSIVE, 0.0, result.seconds, reason)
-        return Reproduction(pick, Outcome.EXACT, 0.0, result.seconds)
+        return Reproduction(pick, Outcome.EXACT, 0.0, result.seconds, shown=result.shown)
 
     state = state_of(intact, segment.closing)
     if state is None:

@@ -225,7 +225,7 @@ def _behaviour(
     if any(item.outcome is Outcome.REFUTED for item in found):
         return not_tested("the claim is refuted")
     _tell(progress, "tests of behaviour", len(found), len(found))
-    return observe(intact, bench, challenge.seed, leaves)
+    return observe(intact, bench, challenge.seed, leaves, found[1].shown)
 
 
 def _check_data(intact: IntactClaim, configuration: Configuration, leaves: tuple[bytes, ...]) -> list[str]:
