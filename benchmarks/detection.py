@@ -51,12 +51,11 @@ from tests.forgers.attacks import (
     withheld_state,
 )
 from tests.forgers.forge import Forgery, Workshop
-from tests.forgers.victims import ADAM, DELTA_SHARE, LONG, SGD, forger, published_check
+from tests.forgers.victims import DELTA_SHARE, VICTIMS, forger, published_check
 
 RESULTS = Path(__file__).parent / "results" / "detection.jsonl"
 MIDDLE = 80
 FEW = tuple(range(20, 160, 20))
-VICTIMS = {"sgd": SGD, "adam": ADAM, "long": LONG}
 
 Record = dict[str, Any]
 

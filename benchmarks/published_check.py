@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from polchain.core.manifest import Scalar, ScalarRow, Snapshot, group_of
 from polchain.training.state import tensor_from
 
-__all__ = ["Batches", "PublishedCheck", "Sample", "gap", "same_distribution", "settings_of", "tensors_of"]
+__all__ = ["Batches", "PublishedCheck", "Sample", "gap", "one_thread", "same_distribution", "settings_of", "tensors_of"]
 
 Batches = Sequence[Sequence[int]]
 Sample = tuple[Tensor, int]
@@ -59,7 +59,7 @@ class PublishedCheck:
         for name, tensor in tensors_of(opening, "optimizer").items():
             parameter, _, part = name.removeprefix("optimizer/").rpartition("/")
             optimizer.state[model.get_parameter(parameter)][part] = tensor
-        with _one_thread():
+        with one_thread():
             for batch in batches:
                 images = torch.stack([self.samples[i][0] for i in batch])
                 labels = torch.tensor([self.samples[i][1] for i in batch])
@@ -133,7 +133,7 @@ def same_distribution(a: Tensor, b: Tensor, p: float = INIT_P) -> bool:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """The runs that are checked were recorded with one thread, and the setting decides the last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -16,30 +16,39 @@ from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Verdict
 from polchain.verifier.verify import verify
 from tests.claims import DATA, DIGITS, Recorded, record_once
+from tests.forgers import warm
 from tests.forgers.forge import Forgery, Workshop
-from tests.forgers.victims import DELTA_SHARE, LONG, published_check
+from tests.forgers.victims import DELTA_SHARE, VICTIMS, forger, published_check
 
 Verify = Callable[..., Verdict]
 Published = Callable[[str], PublishedCheck]
 Judged = Callable[..., Verdict]
 
 
+def victim(factory: pytest.TempPathFactory, name: str) -> Recorded:
+    """A recorded run, trained again under a key and seed that are the same in every session: so is every state."""
+    recorded = record_once(factory, f"digits-{name}", DIGITS, VICTIMS[name])
+    shop = forger(recorded.claim, f"{name} victim")
+    claim = Forgery(shop, *shop.train(shop.stops()[-1])).claim(factory.mktemp(name) / "claim")
+    return Recorded(claim, shop.key, recorded.script, recorded.arguments)
+
+
 @pytest.fixture(scope="session")
 def sgd_victim(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """60 steps of SGD with momentum, a checkpoint every 5."""
-    return record_once(tmp_path_factory, "digits-sgd", DIGITS, ("--optimizer", "sgd"))
+    return victim(tmp_path_factory, "sgd")
 
 
 @pytest.fixture(scope="session")
 def adam_victim(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """60 steps of Adam, a checkpoint every 5."""
-    return record_once(tmp_path_factory, "digits-adam", DIGITS, ("--optimizer", "adam"))
+    return victim(tmp_path_factory, "adam")
 
 
 @pytest.fixture(scope="session")
 def long_victim(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """160 steps of SGD, a checkpoint at each: no segment is long, so what is not drawn is not replayed."""
-    return record_once(tmp_path_factory, "digits-long", DIGITS, LONG)
+    return victim(tmp_path_factory, "long")
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +65,9 @@ def delta(sgd_victim: Recorded) -> float:
 
 
 @pytest.fixture
-def polchain_says() -> Verify:
+def polchain_says(monkeypatch: pytest.MonkeyPatch) -> Verify:
     """`polchain_says(claim, key, arguments)`: the verdict of a verifier who pins that key and has the honest recipe."""
+    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.worker)
 
     def says(
         claim: Path,

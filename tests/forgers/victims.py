@@ -22,6 +22,7 @@ ADAM = ("--optimizer", "adam")
 # other hardware need more: a ResNet's first 100 steps a third of it.
 DELTA_SHARE = 0.1
 LONG = ("--steps", "160", "--every", "1")
+VICTIMS = {"sgd": SGD, "adam": ADAM, "long": LONG}
 
 
 @cache

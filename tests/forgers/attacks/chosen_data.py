@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.published_check import PublishedCheck, Sample, settings_of, tensors_of
+from benchmarks.published_check import PublishedCheck, Sample, one_thread, settings_of, tensors_of
 from polchain.core.manifest import Snapshot
 from tests.forgers.forge import Forgery, Workshop, with_rows
 
@@ -27,6 +27,7 @@ ROUNDS = 40
 FORGED_STEPS = 15
 
 
+@one_thread()
 def adversarial_batches(shop: Workshop, check: PublishedCheck) -> Forgery:
     """Search batches, and train on them."""
     dice = random.Random(shop.seed)
@@ -48,6 +49,7 @@ def data_subtraction(shop: Workshop) -> Forgery:
     return _trained_on(shop, [dice.sample(range(half), shop.order.batch_size) for _ in range(shop.stops()[-1])])
 
 
+@one_thread()
 def data_forging(shop: Workshop, check: PublishedCheck) -> Forgery:
     """Optimise the samples of each step; at most an epoch, for each sample has one place in it."""
     steps = shop.stops()[-1]

@@ -3,7 +3,8 @@
 The forger trains honestly up to a joint. There he plants a momentum buffer and nothing else: the weights stay those of
 the honest training, so the update of the forged segment is as small as any. The segments after it are trained
 honestly, under the recipe's own learning rate, from the planted state; the momentum alone carries them away. Their
-updates are the largest of the run, and each of them replays exactly.
+updates are the largest of the run, and each of them replays exactly. Whoever ranks updates of weights alone never looks
+at the forged one.
 
 What the momentum lacks for the gradients on its way is found by trying: run to the end, add what was missed, again.
 """

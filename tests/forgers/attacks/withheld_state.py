@@ -3,7 +3,7 @@
 A claim need not disclose every state. The size of an update is recomputed where both of its states are there; beside a
 hidden one the entry's own word is all there is. So the forger trains honestly up to a checkpoint, hides it, goes on
 from the stolen weights after the next one, and says that both updates were tiny. Nobody can replay the segment between;
-whoever does not draw it has nothing to hold against him.
+whoever does not draw it, and believes the sizes that are stated, has nothing to hold against him.
 """
 
 from __future__ import annotations
