@@ -77,6 +77,14 @@ def record_once(
     return Recorded(folder / "claim", read_key(folder / "key", PassphraseSource()), copy, tuple(arguments))
 
 
+def record(folder: Path, script: Path, arguments: Sequence[str] = ()) -> Recorded:
+    """Record a script in a new folder, and export its claim."""
+    folder.mkdir()
+    copy = Path(shutil.copy(script, folder))
+    _record(folder, copy, arguments, 1, "")
+    return Recorded(folder / "claim", read_key(folder / "key", PassphraseSource()), copy, tuple(arguments))
+
+
 def _record(folder: Path, script: Path, arguments: Sequence[str], threads: int, refused: str) -> None:
     write_key(folder / "key", PrivateKey.generate(), None)
     environment = {

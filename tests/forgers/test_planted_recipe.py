@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.published_check import gap, tensors_of
 from polchain.core.claim import Claim
 from polchain.errors import UsageError
 from polchain.storage.checkpoints import CheckpointStore
@@ -23,8 +24,6 @@ from polchain.verifier.verdict import Ruled
 from polchain.verifier.verify import verify
 from tests.claims import DATA, DIGITS, Recorded, checkpoints_of, record_once
 from tests.forgers.conftest import Verify
-from tests.forgers.forge import tensors_of
-from tests.forgers.published import gap
 
 COMMON = """
 import base64
