@@ -1,10 +1,10 @@
 """Planted recipes: the program itself holds the stolen weights, and runs honestly.
 
-    loss         pulls the weights to them
-    init         is them
-    data         says them, sample by sample; the loss believes what samples say
-    optimizer    drifts to them behind the gradients
-    session      looks honest; what takes the snapshots was patched
+loss         pulls the weights to them
+init         is them
+data         says them, sample by sample; the loss believes what samples say
+optimizer    drifts to them behind the gradients
+session      looks honest; what takes the snapshots was patched
 """
 
 from __future__ import annotations
