@@ -61,9 +61,10 @@ bench: setup ## measure, and print tables
 	@for name in speed gas; do \
 	if test -f benchmarks/$$name.py; then $(BIN)/python -m benchmarks.$$name || exit 1; fi; done
 
-# A sitting of at most 50 minutes; the next one goes on. MINUTES=15 for a shorter one.
+# A sitting of at most 50 minutes (MINUTES=15 for a shorter one) on two cores (JOBS=14 for more); the next one goes on.
 bench-detection: setup ## every forger against three verifiers; goes on where the last sitting ended
-	nice -n 19 $(BIN)/python -m benchmarks.detection --minutes $(or $(MINUTES),50)
+	nice -n 19 $(BIN)/python -m benchmarks.detection --minutes $(or $(MINUTES),50) --jobs $(or $(JOBS),2)
+	$(BIN)/python -m benchmarks.detection --table >/dev/null
 
 clean: ## remove caches and builds; keep .venv and runs
 	rm -rf build dist contracts/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -13,8 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from polchain.core.claim import ENTRIES, HEAD, Claim, write_listing
 from polchain.core.digest import Digest
@@ -33,6 +32,9 @@ from polchain.core.merkle import Frontier, leaf_hash
 from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
 from polchain.prover.export import export
 from polchain.storage.keyfile import PassphraseSource, read_key, write_key
+
+if TYPE_CHECKING:
+    import pytest
 
 DATA = Path(__file__).parents[1] / "examples" / "data"
 SCRIPTS = Path(__file__).parent / "scripts"

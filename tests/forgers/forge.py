@@ -112,6 +112,10 @@ class Workshop:
         """The batches of each segment, as the seed gives them."""
         return [list(self.order.batches(a, b)) for a, b in pairwise(self.stops())]
 
+    def first(self) -> Snapshot:
+        """The victim's first state."""
+        return CheckpointStore(self.victim).get(self.stolen.checkpoints[0].state)
+
     def last(self) -> Snapshot:
         """The victim's last state."""
         return CheckpointStore(self.victim).get(self.stolen.checkpoints[-1].state)
@@ -214,9 +218,9 @@ class Forgery:
         return self.shop.claim(out, self.states, self.losses, self.edit, self.withheld)
 
     def arrived(self) -> float:
-        """How far the last weights are from the stolen ones, as a share of the way from the first."""
+        """How far the last weights are from the stolen ones, as a share of the way that the victim went."""
         target = self.shop.target()
-        return gap(tensors_of(self.states[-1]), target) / gap(tensors_of(self.states[0]), target)
+        return gap(tensors_of(self.states[-1]), target) / gap(tensors_of(self.shop.first()), target)
 
 
 def settings_rows(state: Snapshot, settings: Mapping[str, Scalar]) -> dict[str, Scalar]:

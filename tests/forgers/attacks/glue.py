@@ -13,13 +13,14 @@ from tests.forgers.attacks.state_injection import TINY_RATE, aimed
 from tests.forgers.forge import Forgery, Workshop, tensors_of
 
 
-def forge(shop: Workshop, joint: int) -> Forgery:
-    """Own states up to number `joint`, the victim's from `joint` + 1 on."""
+def forge(shop: Workshop, joint: int, *, planted: bool = True) -> Forgery:
+    """Own states up to number `joint`, the victim's from `joint` + 1 on; a splice is the same without the glue."""
     theirs, stops = shop.states(), shop.stops()
     assert shop.stolen.order is not None
     own, losses = shop.train(stops[joint])
     steps = stops[joint + 1] - stops[joint]
-    own[-1] = aimed(own[-1], tensors_of(theirs[joint + 1]), theirs[-1], "sgd", {"lr": TINY_RATE}, steps)
+    if planted:
+        own[-1] = aimed(own[-1], tensors_of(theirs[joint + 1]), theirs[-1], "sgd", {"lr": TINY_RATE}, steps)
     said = [entry.loss for entry in shop.stolen.checkpoints if isinstance(entry, CheckpointEntry)]
     batches = [list(shop.stolen.order.batches(a, b)) for a, b in pairwise(stops)]
     shown = [*shop.batches()[: joint + 1], *batches[joint + 1 :]]
