@@ -77,7 +77,8 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
             done = f"{len(replays)} of {picked} picked segments, in {seconds:.1f} s: stopped at the first contradiction"
         else:
             done = f"{exact} of {picked} picked segments exactly, in {seconds:.1f} s"
-        rows.append(("replayed", done))
+        earlier = sum(item.earlier for item in replays)
+        rows.append(("replayed", f"{done}; {earlier} of them in an earlier sitting" if earlier else done))
         if word != "REFUTED":
             rows += _bound_rows(verdict)
     if verdict.sandbox:

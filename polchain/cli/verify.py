@@ -91,6 +91,23 @@ def verify(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=1.0, help="the most that one replay may take")
     ] = 3600.0,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="segments to replay at a time [as many as cores, memory and GPUs bear]",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="keep in this file what was replayed; after an interruption, go on from it",
+            show_default=False,
+        ),
+    ] = None,
     network: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="a network whose time you believe [POLCHAIN_NETWORK]", show_default=False),
@@ -149,9 +166,23 @@ def verify(
         seed=drawn,
         full=full,
         timeout=timeout,
+        jobs=jobs,
+        resume=resume,
     )
-    with output.Progress("replaying", 1, "replays") as progress:
-        verdict = verify_intact(intact, request, lambda what, done, total: progress.update(done, total))
+    with output.Progress("reading the data", 1) as progress:
+
+        def show(what: str, done: int, total: int) -> None:
+            if what != progress.what:
+                progress.begin(what)
+            progress.update(done, total)
+
+        try:
+            verdict = verify_intact(intact, request, show)
+        except KeyboardInterrupt:
+            if resume is not None:
+                progress.clear()
+                output.note(f"what was replayed is in {resume}: the same command goes on from there")
+            raise
     show_verdict(verdict, intact, target, as_json=as_json)
     return verdict.exit_code
 

@@ -59,6 +59,9 @@ class Answers:
         voice: what goes before an error that the child reports.
         words: what the job prints.
         stop: ends the whole replaying process, for who knows what it is doing.
+
+    Attributes:
+        peak: bytes that the job had in memory at most, once it has ended in a room; 0 where nobody counted.
     """
 
     def __init__(self, folder: Path | None, timeout: float, voice: str, words: Words, stop: Callable[[], None]) -> None:
@@ -72,6 +75,7 @@ class Answers:
         self._stop = stop
         self._deadline = time.monotonic() + timeout
         self._said_why = False
+        self.peak = 0
         self._reader = self._writer = -1
         self._report: str | None = None
 
@@ -167,10 +171,11 @@ class Answers:
             return f": {EXCESS[what][0]}"
         if what == "refused":
             return f": the sandbox could not be entered: {printable(more)}"
-        if what == "ended" and more == str(-signal.SIGXCPU):
+        status = more.partition(" ")[0]
+        if what == "ended" and status == str(-signal.SIGXCPU):
             return ": the recipe used more CPU time than it may, and was stopped"
-        if what == "ended" and more.startswith("-") and int(more) != -signal.SIGKILL:
-            return f": it was ended by signal {more[1:]}"
+        if what == "ended" and status.startswith("-") and int(status) != -signal.SIGKILL:
+            return f": it was ended by signal {status[1:]}"
         return ""
 
     def _hint(self) -> str:
@@ -189,6 +194,9 @@ class Answers:
         if not said:
             self._stop()  # the keeper is stuck, or gone: so is who forked it
         self._report = said.partition(b"\n")[0].decode("utf-8", "replace")
+        what, *numbers = self._report.split(" ")
+        if what == "ended" and len(numbers) == 2:
+            self.peak = int(numbers[1])
         return self._report
 
     def _hear(self, seconds: float) -> bytes:

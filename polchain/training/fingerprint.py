@@ -15,7 +15,7 @@ from pathlib import Path
 
 from polchain.errors import UnavailableError
 
-__all__ = ["Setting", "fingerprint", "setting_of"]
+__all__ = ["Setting", "fingerprint", "setting_of", "visible_gpus"]
 
 MAX_THREADS = 512
 CUBLAS_WORKSPACE = ":4096:8"
@@ -127,6 +127,17 @@ def fingerprint(device: str, precision: str) -> dict[str, str | int | bool]:
             if on
         )
     return found
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; none without one."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return tuple(str(number) for number in range(count))
+    return tuple(part.strip() for part in named.split(",") if part.strip())[:count]
 
 
 def differences(claimed: Fingerprint, here: Fingerprint) -> list[str]:

@@ -77,6 +77,7 @@ class Worker:
         voice: what goes before every error that comes out of the child, which may be a stranger's words.
         fence: what makes a room for each job; None to run the program as the user.
         kept: how many bytes of what a job prints are kept.
+        gpu: the one that it may see, as CUDA_VISIBLE_DEVICES names it; empty for those that this process sees.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Worker:
         voice: str = "",
         fence: Fence | None = None,
         kept: int = KEPT,
+        gpu: str = "",
     ) -> None:
         self.program = program
         self.setting = setting
@@ -97,6 +99,10 @@ class Worker:
         self.voice = voice
         self.fence = fence
         self.kept = kept
+        self.gpu = gpu
+        self._peak = 0
+        self._interrupted = False
+        self._answers: Answers | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="polchain-replay-"))
         self._words = Words()
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,6 +121,30 @@ class Worker:
         self._stop()
         self._words.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def peak(self) -> int:
+        """Bytes that a job has had in memory at most, of those that have ended; 0 without a fence."""
+        return max(self._peak, self._answers.peak if self._answers is not None else 0)
+
+    def warm(self) -> None:
+        """Start the child, where it does not run yet.
+
+        Raises:
+            WorkerError: it does not start.
+        """
+        if self._interrupted:
+            raise WorkerError("replaying was interrupted")
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+
+    def interrupt(self) -> None:
+        """From another thread: what is under way ends in a WorkerError, and so does whatever is asked later."""
+        self._interrupted = True
+        for stream in (self._control, self._answers.stream if self._answers is not None else None):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # it is closed already
+                    stream.shutdown(socket.SHUT_RDWR)
 
     def commit_dataset(self, expected: int | None = None) -> tuple[Configuration, tuple[bytes, ...]]:
         """The configuration that the program asks for, and the leaf hashes of the data that it reads.
@@ -254,8 +284,7 @@ class Worker:
         program: Program | None = None,
         place: Path | None = None,
     ) -> Answers:
-        if self._process is None or self._process.poll() is not None:
-            self._start()
+        self.warm()
         assert self._control is not None
         program = program or self.program
         files: list[JSON] = [[path, data.hex()] for path, data in program.files.items()]
@@ -277,8 +306,11 @@ class Worker:
             "folder": str(place or own or PLACE),
             "fenced": fenced,
         }
-        answers = Answers(own, self.timeout, self.voice, Words(self.kept), self._stop)
+        self._peak = self.peak
+        self._answers = answers = Answers(own, self.timeout, self.voice, Words(self.kept), self._stop)
         try:
+            if self._interrupted:
+                raise WorkerError("replaying was interrupted")
             if self.fence is not None and fenced:
                 answers.fence_in(self.fence.open(self.setting))
         except BaseException:
@@ -304,6 +336,7 @@ class Worker:
         environment = {
             **{name: value for name, value in os.environ.items() if name in kept},
             **self.setting.environment(),
+            **({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}),
             "HOME": str(home),
             "TMPDIR": str(home),
             "POLCHAIN_DATA": str(self.data),

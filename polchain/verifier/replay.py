@@ -22,9 +22,11 @@ from polchain.verifier.doubts import examine_segment, set_by_the_loop
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.tolerance import NOISE_FACTOR, Fingerprint, comparable, false_setting, other_versions
 
-__all__ = ["Outcome", "Reproduction", "replay", "replay_initial"]
+__all__ = ["UNREPLAYED", "Outcome", "Reproduction", "replay", "replay_initial", "replay_pick"]
 
 INITIAL_TOLERANCE = 1e-3
+# How the reason begins where a replay came to no end: it was stopped, or the recipe failed.
+UNREPLAYED = "could not be replayed"
 
 
 class Outcome(Enum):
@@ -46,6 +48,7 @@ class Reproduction:
         seconds: wall time.
         reason: what differs or is missing; empty where it was reproduced.
         shown: the state on the way through the first segment that the tests of behaviour need.
+        earlier: whether it was replayed in an earlier sitting of this verification.
     """
 
     pick: Pick | None
@@ -54,6 +57,7 @@ class Reproduction:
     seconds: float
     reason: str = ""
     shown: Snapshot | None = field(default=None, repr=False, compare=False)
+    earlier: bool = False
 
     @property
     def name(self) -> str:
@@ -129,15 +133,20 @@ def replay(
         DatasetError: the data at hand is not the data that was committed.
     """
     for pick in challenge.picks:
-        found = _replay_one(intact, pick, bench, leaves, claimed)
+        found = replay_pick(intact, pick, bench, leaves, claimed)
         yield found
         if found.outcome is Outcome.REFUTED:
             return
 
 
-def _replay_one(
+def replay_pick(
     intact: IntactClaim, pick: Pick, bench: Bench, leaves: Sequence[bytes], claimed: Fingerprint
 ) -> Reproduction:
+    """Replay one picked segment, and compare. The arguments are those of `replay`.
+
+    Raises:
+        DatasetError: the data at hand is not the data that was committed.
+    """
     segment = pick.segment
     opening = state_of(intact, segment.opening)
     if opening is None:
@@ -151,7 +160,7 @@ def _replay_one(
     except DatasetError:
         raise
     except PolchainError as error:
-        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"could not be replayed: {error}")
+        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"{UNREPLAYED}: {error}")
     obstacles = _obstacles(intact, claimed, result.fingerprint)
 
     if result.opening.roots() != segment.opening.roots:

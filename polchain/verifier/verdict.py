@@ -109,6 +109,7 @@ class Verdict:
                 "outcome": item.outcome.name,
                 "rho": repr(item.rho),
                 "seconds": f"{item.seconds:.3f}",
+                "earlier": item.earlier,
                 "reason": item.reason,
             }
             for item in self.reproductions
