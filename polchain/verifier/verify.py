@@ -23,7 +23,7 @@ from polchain.core.entries import Start
 from polchain.core.genesis import Configuration
 from polchain.errors import DatasetError, PolchainError, UnavailableError, UsageError, WorkerError
 from polchain.storage.keyfile import default_key_file
-from polchain.training.fingerprint import differences, setting_of
+from polchain.training.fingerprint import Setting, differences, setting_of
 from polchain.training.program import Program
 from polchain.verifier.behaviour import Behaviour, behaviour_steps, not_tested, observe
 from polchain.verifier.bench import Bench
@@ -35,7 +35,8 @@ from polchain.verifier.sandbox import Sandbox, find_sandbox
 from polchain.verifier.survey import survey
 from polchain.verifier.times import Times
 from polchain.verifier.timing import establish
-from polchain.verifier.verdict import Verdict, judge, judge_unreplayed
+from polchain.verifier.units import Calibrated, unit_steps
+from polchain.verifier.verdict import REPRODUCED, Verdict, judge, judge_unreplayed
 from polchain.verifier.vouching import OwnRecipe, is_vouched
 
 __all__ = ["Progress", "Request", "verify", "verify_intact"]
@@ -55,6 +56,7 @@ class Request:
         seed: 32 bytes to draw from; fresh randomness where None.
         full: replay every segment.
         timeout: the most seconds for one replay.
+        setting: replay with this in place of the prover's setting; None for the prover's.
     """
 
     claim: Path
@@ -64,6 +66,7 @@ class Request:
     seed: bytes | None = None
     full: bool = False
     timeout: float = 3600.0
+    setting: Setting | None = None
 
 
 def verify(
@@ -78,6 +81,7 @@ def verify(
     timeout: float = 3600.0,
     heads: Mapping[str, bytes] | None = None,
     progress: Progress | None = None,
+    setting: Setting | None = None,
 ) -> Verdict:
     """Verify one claim: integrity, time, replay, judgement.
 
@@ -92,6 +96,7 @@ def verify(
         timeout: the most seconds that one replay may take.
         heads: signed heads of this log that the verifier got elsewhere, as notes, by a name for messages.
         progress: called with what is being replayed, how many replays are done, and how many there are.
+        setting: replay with this in place of the prover's setting, which may not be had here.
 
     Raises:
         EvidenceError: the claim is damaged or false; which check refused it is in the name and the words.
@@ -101,7 +106,7 @@ def verify(
         raise UsageError("a challenge seed is 32 bytes")
     intact = check_integrity(Claim.read(claim), policy, heads)
     own = OwnRecipe.script(Path(recipe), recipe_arguments) if recipe is not None else None
-    request = Request(Path(claim), policy, Path(data), own, seed, full, timeout)
+    request = Request(Path(claim), policy, Path(data), own, seed, full, timeout, setting)
     return verify_intact(intact, request, progress)
 
 
@@ -110,6 +115,7 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
 
     Raises:
         UnavailableError: data or a working replay process are missing, or nodes contradict each other.
+        PolicyError: what the policy's calibration tolerates adds up to too much for this claim.
     """
     policy = request.policy
     times = establish(intact, policy)
@@ -121,7 +127,7 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
         reason = "the run has no recorded steps yet"
         return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
     program = Program(genesis.recipe, intact.recipe)
-    setting = setting_of(start.fingerprint)
+    setting = request.setting or setting_of(start.fingerprint)
     sandbox, where = _sandbox(request)
     with Bench(program, setting, request.data, timeout=request.timeout, sandbox=sandbox) as bench:
         vouched = is_vouched(intact, policy, request.recipe, bench)
@@ -159,17 +165,24 @@ def _replay_and_judge(
 ) -> Verdict:
     policy = request.policy
     seen = survey(intact)
-    challenge = draw_challenge(
-        intact,
-        request.seed or secrets.token_bytes(32),
-        policy.draws,
-        updates=seen.updates,
-        top_updates=policy.top_updates,
-        flagged=seen.flagged,
-        full=request.full,
-        budget=policy.budget,
-        reserved=behaviour_steps(intact),
-    )
+    calibrated = Calibrated(intact, policy, seen, start, vouched=vouched)
+
+    def draw(costs: Sequence[int] = ()) -> Challenge:
+        return draw_challenge(
+            intact,
+            seed,
+            policy.draws,
+            updates=seen.updates,
+            top_updates=policy.top_updates,
+            flagged=seen.flagged,
+            full=request.full,
+            budget=policy.budget,
+            reserved=behaviour_steps(intact),
+            costs=costs,
+        )
+
+    seed = request.seed or secrets.token_bytes(32)
+    challenge = draw()
     total = len(challenge.picks) + 1
     found: list[Reproduction] = []
     _tell(progress, "reading the data", 0, total)
@@ -187,9 +200,12 @@ def _replay_and_judge(
         return judge_unreplayed(intact, policy, remarks, vouched=vouched, times=times)
     _tell(progress, "initial state", 0, total)
     try:
-        found.append(replay_initial(intact, bench, start.fingerprint))
+        found.append(replay_initial(intact, bench, start.fingerprint, calibrated.tolerance))
+        tolerance = calibrated.tolerance(bench.here) if bench.here else None
+        if tolerance is not None:
+            challenge = draw(unit_steps(intact))
         if not seen.false and found[0].outcome is not Outcome.REFUTED:
-            for item in replay(intact, challenge, bench, leaves, start.fingerprint):
+            for item in replay(intact, challenge, bench, leaves, start.fingerprint, tolerance):
                 found.append(item)
                 _tell(progress, item.name, len(found), total)
     except DatasetError as error:
@@ -205,9 +221,10 @@ def _replay_and_judge(
         vouched=vouched,
         times=times,
         false_statements=seen.false,
-        remarks=differences(start.fingerprint, bench.here),
+        remarks=[*differences(start.fingerprint, bench.here), *calibrated.remarks],
         survey=seen,
         behaviour=_behaviour(intact, bench, challenge, found, leaves, progress),
+        road=calibrated.road,
     )
 
 
@@ -220,7 +237,7 @@ def _behaviour(
     progress: Progress | None,
 ) -> list[Behaviour]:
     # The initial state, and the first segment: what the tests compare with.
-    if len(found) < 2 or any(item.outcome is not Outcome.EXACT for item in found[:2]):
+    if len(found) < 2 or any(item.outcome not in REPRODUCED for item in found[:2]):
         return not_tested("the first segment was not reproduced")
     if any(item.outcome is Outcome.REFUTED for item in found):
         return not_tested("the claim is refuted")
