@@ -115,14 +115,18 @@ def _longest(points: Sequence[Point], late: int, steps: int) -> tuple[int, int] 
 
 def _serving(points: Iterable[Point]) -> set[int]:
     """The lengths at which every point of these leaves room for the factor; none longer than one that does not."""
+    measured = list(points)
     worst: dict[int, float] = {}
-    for point in points:
+    for point in measured:
         worst[point.steps] = max(worst.get(point.steps, 0.0), _worst(point))
+    # A long segment that was measured only further on says nothing about the beginning of a phase.
+    start = min((point.first for point in measured), default=0)
     found = set()
     for length in sorted(worst):
         if not worst[length] <= 1.0:
             break
-        found.add(length)
+        if any(point.steps == length and point.first <= start + length for point in measured):
+            found.add(length)
     return found
 
 

@@ -18,7 +18,6 @@ from polchain.verifier.bench import state_of
 from polchain.verifier.calibrate import Progress, Subject, errors_of
 from polchain.verifier.calibration import LARGEST, Fingerprint, InitialPoint, Point
 from polchain.verifier.integrity import IntactClaim
-from polchain.verifier.plans import Machine
 
 __all__ = ["measure_claim"]
 
@@ -45,7 +44,7 @@ def measure_claim(
     recipe, start = intact.genesis.recipe, intact.start
     if recipe is None or start is None or intact.seed is None or intact.order is None:
         raise UsageError("a foreign run, or one without steps, cannot be replayed: nothing to calibrate against")
-    if recipe.program() != subject.program.ref.program():
+    if recipe.program() != subject.children.program.ref.program():
         raise UsageError(
             "the claim to calibrate against is of another recipe", hint="entry point, arguments and files are compared"
         )
@@ -54,25 +53,25 @@ def measure_claim(
     setting = setting_of(start.fingerprint)
     units = _units_of(intact)
     points: list[Point] = []
-    with subject.worker(Machine("", replace(setting, threads=threads or setting.threads))) as worker:
-        built, here = worker.initial(intact.seed)
-        first = state_of(intact, intact.checkpoints[0])
-        initial = InitialPoint((0, 1), LARGEST if first is None else initial_gap(first, built))
-        for number, (i, ends) in enumerate(units):
-            if progress is not None:
-                progress("against the claim", number, len(units))
-            entries = [intact.checkpoints[i], *(intact.checkpoints[end] for pair in ends for end in pair)]
-            states = {entry.step: state_of(intact, entry) for entry in entries}
-            shown = {step: state for step, state in states.items() if state is not None}
-            opened, last = intact.checkpoints[i].step, max(states)
-            if len(shown) < len(states):
-                continue
-            at = sorted(step for step in states if step > opened)
-            batches = list(intact.order.batches(opened, last))
-            found = worker.replay(intact.seed, opened, last, batches, shown[opened], at=at)
-            theirs = {closing.step: closing.snapshot for closing in found.closings}
-            for middle, end in ends:
-                points.append(_claim_point(intact, i, middle, end, shown, theirs))
+    worker = subject.children.worker(replace(setting, threads=threads or setting.threads))
+    built, here = worker.initial(intact.seed)
+    first = state_of(intact, intact.checkpoints[0])
+    initial = InitialPoint((0, 1), LARGEST if first is None else initial_gap(first, built))
+    for number, (i, ends) in enumerate(units):
+        if progress is not None:
+            progress("against the claim", number, len(units))
+        entries = [intact.checkpoints[i], *(intact.checkpoints[end] for pair in ends for end in pair)]
+        states = {entry.step: state_of(intact, entry) for entry in entries}
+        shown = {step: state for step, state in states.items() if state is not None}
+        opened, last = intact.checkpoints[i].step, max(states)
+        if len(shown) < len(states):
+            continue
+        at = sorted(step for step in states if step > opened)
+        batches = list(intact.order.batches(opened, last))
+        found = worker.replay(intact.seed, opened, last, batches, shown[opened], at=at)
+        theirs = {closing.step: closing.snapshot for closing in found.closings}
+        for middle, end in ends:
+            points.append(_claim_point(intact, i, middle, end, shown, theirs))
     if not points:
         raise CheckpointMissingError("the claim discloses no two segments in a row: nothing to calibrate against")
     return start.fingerprint, here, initial, tuple(points)

@@ -23,6 +23,7 @@ from polchain.core.genesis import Configuration, DatasetRef
 from polchain.core.manifest import Snapshot
 from polchain.errors import NotReproducedError
 from polchain.training.distance import distance, is_parameter, update_size
+from polchain.training.fingerprint import Setting
 from polchain.training.parts import errors_between, false_row, initial_gap
 from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder
@@ -31,7 +32,7 @@ from polchain.training.worker import Worker
 from polchain.verifier.calibration import LARGEST, Fingerprint, InitialPoint, Point
 from polchain.verifier.plans import Machine, Opening
 
-__all__ = ["Measured", "Progress", "Subject", "distances", "errors_of", "measure", "train_once"]
+__all__ = ["Children", "Measured", "Progress", "Subject", "distances", "errors_of", "measure", "train_once"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,41 +55,64 @@ class Measured:
     final: Snapshot
 
 
+class Children:
+    """The processes that run the verifier's own program, as the user: one per setting, started when first needed.
+
+    Args:
+        program: the recipe.
+        data: the folder with its data.
+        timeout: the most seconds that one job may take.
+    """
+
+    def __init__(self, program: Program, data: Path, timeout: float) -> None:
+        self.program, self.data, self.timeout = program, data, timeout
+        self._workers: dict[Setting, Worker] = {}
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    def worker(self, setting: Setting) -> Worker:
+        """The process with this setting."""
+        if setting not in self._workers:
+            self._workers[setting] = Worker(self.program, setting, self.data, timeout=self.timeout)
+        found = self._workers[setting]
+        found.program = self.program
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is measured: the verifier's own program, its data, and how it is run.
 
     Attributes:
-        program: the recipe.
-        data: the folder with its data.
+        children: the processes that run it.
         configuration: what it asks for.
         dataset: the commitment to the data that it reads.
-        timeout: the most seconds that one job may take.
         precision: another precision than its own; empty for its own.
     """
 
-    program: Program
-    data: Path
+    children: Children
     configuration: Configuration
     dataset: DatasetRef
-    timeout: float
     precision: str = ""
 
     @classmethod
-    def of(cls, program: Program, data: Path, machine: Machine, timeout: float) -> Subject:
+    def of(cls, children: Children, machine: Machine) -> Subject:
         """Ask the program for its configuration and its data.
 
         Raises:
             RecipeError, DatasetError, WorkerError: it does not run.
         """
-        with Worker(program, machine.setting, data, timeout=timeout) as worker:
-            configuration, leaves = worker.commit_dataset()
-        root = Digest("sha256", merkle.root(leaves))
-        return cls(program, data, configuration, DatasetRef(len(leaves), root), timeout)
+        configuration, leaves = children.worker(machine.setting).commit_dataset()
+        return cls(children, configuration, DatasetRef(len(leaves), Digest("sha256", merkle.root(leaves))))
 
     def worker(self, machine: Machine) -> Worker:
         """A process with that setting that runs the program."""
-        return Worker(self.program, machine.setting, self.data, timeout=self.timeout)
+        return self.children.worker(machine.setting)
 
     def order(self, seed: bytes) -> BatchOrder:
         """Which samples each step uses."""
@@ -127,30 +151,26 @@ def measure(
         found = worker.replay(seed, first, at[-1], batches, opening, at=at, precision=subject.precision)
         return {closing.step: closing.snapshot for closing in found.closings}
 
-    try:
-        tell("initial states", 0)
-        built = [worker.initial(seed, precision=subject.precision) for worker in workers]
-        states, fingerprints = [state for state, _ in built], tuple(found for _, found in built)
-        initials = tuple(InitialPoint((0, i), initial_gap(states[0], states[i])) for i in range(1, len(workers)))
-        state, points, at = states[0], [], 0
-        for opening in openings:
-            if opening.first > at:
-                state = run(workers[0], at, [opening.first], state)[opening.first]
-                tell("training", opening.first - at)
-                at = opening.first
-            ours = run(workers[0], at, opening.ends, state)
-            tell("training", 2 * opening.lengths[-1])
-            if opening is openings[0]:
-                _check_reproduced(opening, state, ours, lambda a, b, s: run(workers[0], a, [b], s)[b])
-            for i, worker in enumerate(workers[1:], start=1):
-                theirs = run(worker, at, opening.ends, state)
-                tell(machines[i].name, 2 * opening.lengths[-1])
-                points += [_point((0, i), at, k, state, ours, theirs) for k in opening.lengths]
-        final = run(workers[0], at, [steps], state)[steps] if steps > at else state
-        tell("training", steps - at)
-    finally:
-        for worker in workers:
-            worker.close()
+    tell("initial states", 0)
+    built = [worker.initial(seed, precision=subject.precision) for worker in workers]
+    states, fingerprints = [state for state, _ in built], tuple(found for _, found in built)
+    initials = tuple(InitialPoint((0, i), initial_gap(states[0], states[i])) for i in range(1, len(workers)))
+    state, points, at = states[0], [], 0
+    for opening in openings:
+        if opening.first > at:
+            state = run(workers[0], at, [opening.first], state)[opening.first]
+            tell("training", opening.first - at)
+            at = opening.first
+        ours = run(workers[0], at, opening.ends, state)
+        tell("training", 2 * opening.lengths[-1])
+        if opening is openings[0]:
+            _check_reproduced(opening, state, ours, lambda a, b, s: run(workers[0], a, [b], s)[b])
+        for i, worker in enumerate(workers[1:], start=1):
+            theirs = run(worker, at, opening.ends, state)
+            tell(machines[i].name, 2 * opening.lengths[-1])
+            points += [_point((0, i), at, k, state, ours, theirs) for k in opening.lengths]
+    final = run(workers[0], at, [steps], state)[steps] if steps > at else state
+    tell("training", steps - at)
     names = tuple(machine.name for machine in machines)
     return Measured(names, fingerprints, initials, tuple(points), states[0], final)
 
@@ -161,15 +181,15 @@ def train_once(
     """The initial and the last state of a training under a seed of its own."""
     seed = secrets.token_bytes(32)
     order = subject.order(seed)
-    with subject.worker(machine) as worker:
-        initial, _ = worker.initial(seed)
-        state, at = initial, 0
-        while at < steps:
-            last = min(steps, at + max(1, steps // 10))
-            state = worker.replay(seed, at, last, list(order.batches(at, last)), state, at=[last]).closings[-1].snapshot
-            at = last
-            if progress is not None:
-                progress("another seed", at, steps)
+    worker = subject.worker(machine)
+    initial, _ = worker.initial(seed)
+    state, at = initial, 0
+    while at < steps:
+        last = min(steps, at + max(1, steps // 10))
+        state = worker.replay(seed, at, last, list(order.batches(at, last)), state, at=[last]).closings[-1].snapshot
+        at = last
+        if progress is not None:
+            progress("another seed", at, steps)
     return initial, state
 
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polchain.core.genesis import RecipeRef
-from polchain.errors import DatasetError, PolchainError, RecipeError, UsageError
+from polchain.errors import PolchainError, RecipeError, UsageError
 from polchain.training.fingerprint import native_setting
 from polchain.training.moments import slowest_decay
 from polchain.training.program import Program
 from polchain.training.worker import Worker
 from polchain.verifier.advice import Advice, advise, choose_late
 from polchain.verifier.against import measure_claim
-from polchain.verifier.calibrate import Measured, Progress, Subject, distances, measure, train_once
+from polchain.verifier.calibrate import Children, Measured, Progress, Subject, distances, measure, train_once
 from polchain.verifier.calibration import Calibration, Fingerprint, InitialPoint, Point, same_fingerprint
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.plans import Machine, Opening, machines_here, plan
@@ -85,11 +85,18 @@ def calibrate(wish: Wish, progress: Progress | None = None) -> Answer:
         NotReproducedError: the recipe does not reproduce itself.
         RecipeError, DatasetError, WorkerError: the recipe does not run here.
     """
+    own = wish.recipe
+    empty = Program(RecipeRef(own.entry, own.module, own.arguments, (), ()), {})
+    with Children(empty, wish.data, wish.timeout) as children:
+        return _calibrate(wish, children, progress)
+
+
+def _calibrate(wish: Wish, children: Children, progress: Progress | None) -> Answer:
     native = native_setting()
     threads = wish.threads or native.threads
-    program = _describe(wish)
     reference = machines_here(threads, capability=native.capability, cuda=native.cuda, quick=True)[0]
-    subject = Subject.of(program, wish.data, reference, wish.timeout)
+    children.program = program = _describe(wish, children.worker(reference.setting))
+    subject = Subject.of(children, reference)
     cuda = native.cuda and _device(subject, reference) == "cuda"
     machines = machines_here(threads, capability=native.capability, cuda=cuda, quick=wish.quick)
     steps = _steps(wish, subject)
@@ -124,18 +131,13 @@ def calibrate(wish: Wish, progress: Progress | None = None) -> Answer:
     return Answer(calibration, tuple(names), {pair: advise(calibration, pair) for pair in pairs}, double, reason)
 
 
-def _describe(wish: Wish) -> Program:
+def _describe(wish: Wish, worker: Worker) -> Program:
     """The verifier's own program: what it loads when it is run up to `record`, and that text."""
     own = wish.recipe
-    empty = Program(RecipeRef(own.entry, own.module, own.arguments, (), ()), {})
-    machine = machines_here(1, capability="", cuda=False, quick=True)[0]
-    with Worker(empty, machine.setting, wish.data, timeout=wish.timeout) as worker:
-        try:
-            ref = worker.describe(own.folder, own.entry, own.module, own.arguments)
-        except DatasetError:
-            raise
-        except RecipeError as error:
-            raise UsageError(f"the recipe does not come to record: {error}", hint=error.hint) from error
+    try:
+        ref = worker.describe(own.folder, own.entry, own.module, own.arguments)
+    except RecipeError as error:
+        raise UsageError(f"the recipe does not come to record: {error}", hint=error.hint) from error
     try:
         return Program(ref, {file.path: (own.folder / file.path).read_bytes() for file in ref.files})
     except OSError as error:
@@ -143,8 +145,7 @@ def _describe(wish: Wish) -> Program:
 
 
 def _device(subject: Subject, machine: Machine) -> str:
-    with subject.worker(machine) as worker:
-        return str(worker.initial(bytes(32))[1].get("device", ""))
+    return str(subject.worker(machine).initial(bytes(32))[1].get("device", ""))
 
 
 def _steps(wish: Wish, subject: Subject) -> int:
