@@ -1,16 +1,22 @@
 """Reproduction error by part of the state: what a tolerance is applied to.
 
-    parameters   the model's floating parameters
-    buffers      its floating buffers (running means)
-    optimizer    moments
-    extra        an average of the weights, a second model
+    parameters   the model's floating parameters, all together
+    tensors      each of them alone, the worst
+    buffers      its floating buffers (running means)       )
+    optimizer    moments                                    )  all of a kind together, and each alone
+    extra        an average of the weights, a second model  )
 
-    rho = |replayed - claimed| / |replayed - before|       whole, and of each tensor; the worst of them counts
+    rho = |replayed movement - claimed movement| / |replayed movement|
+
+A movement is what a stretch of training adds to the state that it began with. Where replay and claim begin with one
+state, that is |replayed - claimed| / |replayed - before|; where each goes on from its own, what they differed by before
+does not count again.
 
 A small tensor that is altered wholly would hide in the norm of the whole: so each is measured alone too. But a tensor
 that hardly moves (a bias in front of a normalisation) is nothing but rounding, and would never agree: so what it is
-measured against is at least its fair share of the whole movement, by its number of elements. First and second moments
-differ by orders of magnitude, so "the whole" is all rows of one kind: of one buffer's name, one moment's, one object's.
+measured against is at least its fair share of the whole movement, by its number of elements. One that does not move at
+all has to be equal. First and second moments differ by orders of magnitude, so "all together" is all rows of one kind:
+of one buffer's name, one moment's, one object's.
 
 What is no measurement stays out of rho and is compared exactly: integers, booleans, Python's scalars, the set of rows
 and their shapes, and counters, which torch keeps as floating tensors of one element (Adam's `step`). Schedules are
@@ -35,23 +41,31 @@ SETTING_TOLERANCE = 1e-6
 SETTING_FLOOR = 1e-9
 
 
-def errors_between(before: Snapshot, claimed: Snapshot, replayed: Snapshot) -> Errors:
-    """rho of each part, between two states that should be one.
+def errors_between(
+    before: Snapshot, claimed: Snapshot, replayed: Snapshot, claimed_before: Snapshot | None = None
+) -> Errors:
+    """rho of each part, of a stretch that was replayed.
 
     Args:
-        before: the state at the beginning of the stretch whose movement rho is relative to.
+        before: the state that the replay of the stretch began with.
         claimed: the state at its end, as claimed.
         replayed: the same, as replayed. Its rows are those of `claimed` (see `false_row`).
+        claimed_before: the state at its beginning, as claimed, where the replay went on from one of its own.
     """
     kinds: dict[tuple[str, str], _Kind] = {}
     for row in replayed.manifest.tensors():
         if row.dtype in FLOATING and not _is_counter(row, replayed):
-            kinds.setdefault(_kind(row), _Kind()).add(row, before, claimed, replayed)
+            kind = kinds.setdefault(_kind(row), _Kind())
+            kind.add(row, (before, replayed), (claimed_before or before, claimed))
     found = dict.fromkeys(PARTS, (0.0, ""))
     for (part, _), kind in kinds.items():
-        found[part] = max(found[part], kind.rho())
-    largest = max(found.values())
-    return Errors.by_part(lambda part: found[part][0], largest[1])
+        whole, (alone, name) = kind.whole(), kind.alone()
+        if part == "parameters":
+            found["parameters"], found["tensors"] = (whole, name), (alone, name)
+        else:
+            found[part] = max(found[part], (max(whole, alone), name))
+    largest, name = max(found.values())
+    return Errors.by_part(lambda part: found[part][0], name if largest > 0.0 else "")
 
 
 def initial_gap(one: Snapshot, other: Snapshot) -> float:
@@ -100,46 +114,53 @@ def same_schedule(claimed: Manifest, replayed: Manifest) -> bool:
 
 
 class _Kind:
-    """The rows of one kind: how far apart, and how far they moved."""
+    """The rows of one kind: how far their movements are apart, and how far they moved."""
 
     def __init__(self) -> None:
-        self.tensors: list[tuple[str, int, float, float]] = []
+        self._tensors: list[tuple[str, int, float, float]] = []
 
-    def add(self, row: TensorRow, before: Snapshot, claimed: Snapshot, replayed: Snapshot) -> None:
-        ours = _load(replayed, row)
-        gap = 0.0
-        if claimed.manifest[row.name] != row:
-            gap = _norm(ours - _load(claimed, row))
-        opened = before.manifest[row.name] if row.name in before.manifest else None  # noqa: SIM401
-        if isinstance(opened, TensorRow) and (opened.dtype, opened.shape) == (row.dtype, row.shape):
-            ours = ours - _load(before, opened)
-        # Moments that were not there yet moved by their whole length.
-        self.tensors.append((row.name, row_elements(row), gap, _norm(ours)))
+    def add(self, row: TensorRow, ours: tuple[Snapshot, Snapshot], theirs: tuple[Snapshot, Snapshot]) -> None:
+        moved = _movement(row.name, *ours)
+        same = all(_row(a, row.name) == _row(b, row.name) for a, b in zip(ours, theirs, strict=True))
+        gap = 0.0 if same else _norm(moved - _movement(row.name, *theirs))
+        self._tensors.append((row.name, math.prod(row.shape), gap, _norm(moved)))
 
-    def rho(self) -> tuple[float, str]:
-        """The worst rho, of the whole and of each tensor, and the tensor that differs most."""
-        gap = math.hypot(*(gap for _, _, gap, _ in self.tensors))
-        if gap == 0.0:
-            return 0.0, ""
-        moved = math.hypot(*(moved for _, _, _, moved in self.tensors))
-        elements = sum(count for _, count, _, _ in self.tensors)
-        each = [
-            (_ratio(gap, max(own, moved * math.sqrt(count / elements))), name)
-            for name, count, gap, own in self.tensors
-            if gap > 0.0
-        ]
-        largest, name = max(each)
-        return max(largest, _ratio(gap, moved)), name
+    def whole(self) -> float:
+        """rho of all of them together."""
+        return _ratio(math.hypot(*(gap for _, _, gap, _ in self._tensors)), self._moved())
 
+    def alone(self) -> tuple[float, str]:
+        """The worst rho of one of them, and which."""
+        moved, elements = self._moved(), sum(count for _, count, _, _ in self._tensors)
+        found = []
+        for name, count, gap, own in self._tensors:
+            share = moved * math.sqrt(count / elements) if count else 0.0
+            found.append((_ratio(gap, max(own, share) if own > 0.0 else 0.0), name))
+        return max(found)
 
-def row_elements(row: TensorRow) -> int:
-    """How many elements a tensor has."""
-    return math.prod(row.shape)
+    def _moved(self) -> float:
+        return math.hypot(*(moved for _, _, _, moved in self._tensors))
 
 
 def _ratio(gap: float, moved: float) -> float:
-    """gap / moved; infinite where either is not finite, or where nothing moved."""
+    """gap / moved; 0 for no gap; infinite where either is not finite, or where nothing moved."""
+    if gap == 0.0:
+        return 0.0
     return gap / moved if math.isfinite(gap) and math.isfinite(moved) and moved > 0.0 else math.inf
+
+
+def _row(state: Snapshot, name: str) -> Row | None:
+    return state.manifest[name] if name in state.manifest else None  # noqa: SIM401
+
+
+def _movement(name: str, before: Snapshot, after: Snapshot) -> torch.Tensor:
+    """What was added to a tensor; all of it where it was not there before, as moments are not before the first step."""
+    end, begin = after.manifest[name], _row(before, name)
+    assert isinstance(end, TensorRow)
+    found = _load(after, end)
+    if isinstance(begin, TensorRow) and (begin.dtype, begin.shape) == (end.dtype, end.shape):
+        found = found - _load(before, begin)
+    return found
 
 
 def _kind(row: TensorRow) -> tuple[str, str]:
@@ -155,7 +176,7 @@ def _kind(row: TensorRow) -> tuple[str, str]:
 
 def _is_counter(row: TensorRow, state: Snapshot) -> bool:
     """Whether a floating row holds one whole number that no gradient made: a step count."""
-    if row_elements(row) != 1 or row.role != "state" or row.dtype not in FLOATING:
+    if math.prod(row.shape) != 1 or row.role != "state" or row.dtype not in FLOATING:
         return False
     value = float(_load(state, row).reshape(()))
     return not math.isfinite(value) or value == math.floor(value)

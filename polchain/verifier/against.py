@@ -82,7 +82,7 @@ def _claim_point(
 ) -> Point:
     a, b, c = (intact.checkpoints[number].step for number in (i, middle, end))
     joint = errors_of(shown[a], shown[b], theirs[b])
-    after = errors_of(theirs[b], shown[c], theirs[c])
+    after = errors_of(theirs[b], shown[c], theirs[c], shown[b])
     update = update_size(shown[a], shown[b]).l2
     return Point((0, 1), a, max(b - a, c - b), update, worst(joint, after))
 

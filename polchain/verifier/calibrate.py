@@ -215,14 +215,18 @@ def _point(
 ) -> Point:
     middle, end = first + k, first + 2 * k
     joint = errors_of(opening, ours[middle], theirs[middle])
-    after = errors_of(theirs[middle], ours[end], theirs[end])
+    after = errors_of(theirs[middle], ours[end], theirs[end], ours[middle])
     return Point(pair, first, k, update_size(opening, ours[middle]).l2, worst(joint, after))
 
 
-def errors_of(before: Snapshot, claimed: Snapshot, replayed: Snapshot) -> Errors:
-    """rho, as a verification takes it: where rows differ that no tolerance covers, it is infinite."""
+def errors_of(
+    before: Snapshot, claimed: Snapshot, replayed: Snapshot, claimed_before: Snapshot | None = None
+) -> Errors:
+    """rho, as a verification takes it; where rows differ that no tolerance covers, nothing will do."""
     row = false_row(claimed, replayed)
-    return Errors(LARGEST, tensor=row) if row else errors_between(before, claimed, replayed)
+    if row:
+        return Errors.by_part(lambda part: LARGEST, row)
+    return errors_between(before, claimed, replayed, claimed_before)
 
 
 def _check_reproduced(

@@ -12,7 +12,7 @@ A file of canonical JSON, which the verifier or somebody it trusts has made (`ca
      "fingerprints": [{...}, {...}],                   the machines and settings that were compared
      "initial": [{"pair": [0, 1], "rho": "0x0.0p+0"}],                their initial states, by |difference| / |state|
      "points": [{"pair": [0, 1], "first": 0, "steps": 10, "update": "0x...", "parameters": "0x...",
-                 "buffers": "0x...", "optimizer": "0x...", "extra": "0x..."}]}                          rho, by part
+                 "tensors": "0x...", "buffers": "0x...", "optimizer": "0x...", "extra": "0x..."}]}      rho, by part
 
 A point is one honest segment, which opened at `first`: its error, the larger of those at its own end and one segment
 on, replayed straight through.

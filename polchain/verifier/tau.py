@@ -30,7 +30,7 @@ from polchain.verifier.calibration import Calibration, Fingerprint, Point, same_
 __all__ = ["CAPS", "FACTOR", "Road", "Tolerance", "find_tolerance", "tolerance_between"]
 
 FACTOR = 10.0
-CAPS: Mapping[str, float] = {"parameters": 0.01, "buffers": 0.01, "optimizer": 0.1, "extra": 0.01}
+CAPS: Mapping[str, float] = {"parameters": 0.01, "tensors": 0.01, "buffers": 0.01, "optimizer": 0.1, "extra": 0.01}
 # Another way to compute a normal distribution differs in the last bits of a weight, and in no more.
 INITIAL_CAP = 1e-6
 

@@ -2,8 +2,8 @@
 
     unit       the picked segment and the next one (for the last, the one before), from the claimed opening state, and
                replayed straight through: the replay goes on from its own state, not from the one claimed at the joint
-    joint, end parameters, buffers and `extra` within tau of what is claimed; relative to the movement of the segment
-               that ends there, so that a large update hides nothing in the small one that follows
+    joint, end what each segment adds to parameters, buffers and `extra` is within tau of what it is claimed to add;
+               relative to that segment's own movement, so that a large one hides nothing in the small one that follows
     moments    within their own tau, and what they differ by counts by its effect: the next segment's parameters were
                trained from the replay's moments here, and from the claimed ones by the prover
     the rest   counters, integers, booleans, shapes and the set of rows are equal; settings but for their last bits
@@ -210,28 +210,33 @@ def _compare(
     intact: IntactClaim, unit: tuple[Segment, Segment], opening: Snapshot, result: Replayed, tolerance: Tolerance
 ) -> UnitFinding:
     found: list[UnitFinding] = []
-    before = opening
+    before = claimed_before = opening
     for part, closing in zip(unit, result.closings, strict=True):
         claimed = state_of(intact, part.closing)
         if claimed is None:
             return _differs(f"the state of step {part.last} is not disclosed", result.seconds)
-        found.append(_end(part, before, claimed, closing, tolerance, result.seconds))
+        found.append(_end(part, (before, claimed_before), claimed, closing, tolerance, result.seconds))
         if not found[-1].within:
             return found[-1]
-        before = closing.snapshot
+        before, claimed_before = closing.snapshot, claimed
     return max(found, key=lambda item: item.rho / item.tau if item.tau > 0.0 else 0.0)
 
 
 def _end(
-    part: Segment, before: Snapshot, claimed: Snapshot, closing: Closing, tolerance: Tolerance, seconds: float
+    part: Segment,
+    before: tuple[Snapshot, Snapshot],
+    claimed: Snapshot,
+    closing: Closing,
+    tolerance: Tolerance,
+    seconds: float,
 ) -> UnitFinding:
-    """One end of a unit: what is claimed there, against what the replay arrived at."""
+    """One end of a unit: what is claimed to have been added there, against what the replay added."""
     row = false_row(claimed, closing.snapshot)
     if row:
         return _differs(f"{row} of step {part.last} differs, which no tolerance covers", seconds)
     if not same_schedule(claimed.manifest, closing.snapshot.manifest):
         return _differs(f"the schedule at step {part.last} differs", seconds)
-    errors = errors_between(before, claimed, closing.snapshot)
+    errors = errors_between(before[0], claimed, closing.snapshot, before[1])
     if errors.largest == 0.0 and loss_is_near(part.closing.loss, closing.loss):
         return UnitFinding(False, True, 0.0, 0.0, 0.0, seconds)
     tau, noise = tolerance.tau(part.first, part.steps), tolerance.noise(part.first, part.steps)
@@ -244,7 +249,7 @@ def _end(
         return UnitFinding(
             False, False, *at,
             f"the claimed {name} of step {part.last} differ by rho {at[0]:.3g}, over tau {at[1]:.2g} "
-            f"(most {errors.tensor})",
+            f"(most {errors.name})",
         )  # fmt: skip
     if not loss_is_near(part.closing.loss, closing.loss):
         why = f"the state is reproduced within tau, the logged loss {part.closing.loss} is not near: {closing.loss}"
