@@ -130,9 +130,7 @@ def main() -> None:
         ("--budget 5%", 400, Policy(budget=0.05)),
     ):
         with tempfile.TemporaryDirectory() as name:
-            rows.append(
-                measure(Path(name), what, int(segments * options.scale), options.every, options.width, policy)
-            )
+            rows.append(measure(Path(name), what, int(segments * options.scale), options.every, options.width, policy))
         row = rows[-1]
         print(
             f"{row.what}: {row.segments} segments, {row.replays} replayed; training {row.training:.1f} s, replays "

@@ -15,6 +15,8 @@ from polchain.cli.verdicts import show_intact, show_verdict
 from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
+    from polchain.training.fingerprint import Setting
+    from polchain.verifier.integrity import IntactClaim
     from polchain.verifier.vouching import OwnRecipe
 
 __all__ = ["register"]
@@ -126,6 +128,15 @@ def verify(
             metavar="FILE|DIGEST", help="the certificate of an authority whose time you believe", show_default=False
         ),
     ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="a calibration that you believe: yours, or its maker's", show_default=False),
+    ] = None,
+    accept_consistent: Annotated[bool, typer.Option("--accept-consistent", help="CONSISTENT will do: exit 0")] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=512, help="replay with so many, not the prover's", show_default=False),
+    ] = None,
     head: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="a signed head of this log, from outside the claim", show_default=False),
@@ -136,7 +147,7 @@ def verify(
     target = _only_claim(claim, claims or [])
     wanted = Trust(
         policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox, memory,
-        network, rpc or [], block_hash or [], tsa or [], budget,
+        network, rpc or [], block_hash or [], tsa or [], budget, calibration or [], accept_consistent,
     ).read()  # fmt: skip
     if full and wanted.budget is not None:
         raise UsageError("--full replays everything, and a budget caps the replays: one of them")
@@ -168,6 +179,7 @@ def verify(
         timeout=timeout,
         jobs=jobs,
         resume=resume,
+        setting=_setting(intact, threads),
     )
     with output.Progress("reading the data", 1) as progress:
 
@@ -185,6 +197,15 @@ def verify(
             raise
     show_verdict(verdict, intact, target, as_json=as_json)
     return verdict.exit_code
+
+
+def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
+    """The prover's setting with another number of threads; None to keep his."""
+    from polchain.training.fingerprint import setting_of
+
+    if threads is None or intact.start is None:
+        return None
+    return setting_of({**intact.start.fingerprint, "threads": threads})
 
 
 def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:

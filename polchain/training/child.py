@@ -28,12 +28,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
 from polchain.core.encoding import JSON
+from polchain.core.genesis import Configuration
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.dataset import Commitment, MapDataset
@@ -45,6 +47,8 @@ from polchain.training.snapshot import take
 from polchain.training.wire import Message, receive, send, snapshot_of, state_message
 
 __all__ = ["current_host", "main"]
+
+MAX_STOPS = 1_000
 
 _host: ChildHost | None = None
 
@@ -65,6 +69,8 @@ class ChildHost:
         self.first = fields.int("first")
         self.last = fields.int("last")
         self.shown = fields.int("shown")
+        self.at = [step for step in fields.list("at", max_items=MAX_STOPS) if isinstance(step, int)]
+        self.precision = fields.str("precision")
         self.width = fields.int("width")
         self.job = job
         self.encodings: list[bytes] = []
@@ -74,6 +80,14 @@ class ChildHost:
     @property
     def witnesses(self) -> bool:
         return self.mode == "replay"
+
+    def adapted(self, configuration: Configuration) -> Configuration:
+        """What the program asks for, or what it is to do instead: other checkpoints, another precision."""
+        if self.at:
+            # An interval that is never over ends where the next one begins.
+            starts = sorted({0, *self.at})
+            configuration = replace(configuration, interval=tuple((start, configuration.steps) for start in starts))
+        return replace(configuration, precision=self.precision) if self.precision else configuration
 
     def begin(self, options: Options) -> tuple[bytes, MapDataset]:
         send(self.stream, Message("draft", {"configuration": options.configuration.to_json()}))

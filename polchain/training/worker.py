@@ -56,6 +56,7 @@ class Replayed:
         closings: the states it arrived at.
         seconds: wall time of the whole job.
         shown: the state on the way that was asked for.
+        start: of the seconds, those until the opening state was in the recipe's objects.
     """
 
     opening: Manifest
@@ -64,6 +65,7 @@ class Replayed:
     closings: tuple[Closing, ...]
     seconds: float
     shown: Snapshot | None = None
+    start: float = 0.0
 
 
 class Worker:
@@ -165,17 +167,20 @@ class Worker:
             raise WorkerError("the replaying process sent leaf hashes that are none")
         return configuration, tuple(bytes(flat[i : i + LEAF]) for i in range(0, len(flat), LEAF))
 
-    def initial(self, seed: bytes, bounds: Bounds | None = None) -> tuple[Snapshot, Mapping[str, str | int | bool]]:
+    def initial(
+        self, seed: bytes, bounds: Bounds | None = None, *, precision: str = ""
+    ) -> tuple[Snapshot, Mapping[str, str | int | bool]]:
         """The state of step 0, built by a child that is shown no state, and what the child computed with.
 
         Args:
             seed: the run's seed.
             bounds: the most that the state may be; None for a program that is one's own.
+            precision: another precision than the program asks for; empty for its own.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
         """
-        with self._job("initial", seed, 0, 0, []) as answers:
+        with self._job("initial", seed, 0, 0, [], precision=precision) as answers:
             answers.draft()
             answer = answers.expect("initial", bounds)
             found = fingerprint_of(answer.fields())
@@ -194,6 +199,8 @@ class Worker:
         *,
         shown: int = 0,
         further: bool = True,
+        at: Sequence[int] = (),
+        precision: str = "",
     ) -> Replayed:
         """Train steps `first` to `last` (excluded) from an opening state.
 
@@ -209,6 +216,8 @@ class Worker:
             bounds: the most that a state may be; None for a program that is one's own.
             shown: a step before the first checkpoint whose state is wanted besides; 0 for none.
             further: whether to go on after that state.
+            at: the steps whose states are wanted, `last` included, in place of the program's own checkpoints.
+            precision: another precision than the program asks for; empty for its own.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
@@ -232,21 +241,24 @@ class Worker:
             return Closing(step, Snapshot(rehash(rows, buffers), buffers), loss)
 
         seen = None
-        with self._job("replay", seed, first, last, batches, message.blobs, shown=shown) as answers:
+        with self._job(
+            "replay", seed, first, last, batches, message.blobs, shown=shown, at=at, precision=precision
+        ) as answers:
             answers.draft()
             answer = answers.expect("opening", bounds)
             opened = rows_of(answer)
             found = fingerprint_of(answer.fields())
+            start = time.monotonic() - begun
             if shown:
                 seen = closing(answers)
                 if seen.step != shown:
                     raise WorkerError("the replaying process showed the state of another step")
             if shown and further:
                 answers.go_on()
-            for _ in range(stops if last > first and further else 0):
+            for _ in range((len(at) or stops) if last > first and further else 0):
                 closings.append(closing(answers))
         state = seen.snapshot if seen is not None else None
-        return Replayed(opened, found, tuple(samples), tuple(closings), time.monotonic() - begun, state)
+        return Replayed(opened, found, tuple(samples), tuple(closings), time.monotonic() - begun, state, start)
 
     def describe(self, folder: Path, entry: str, module: bool, arguments: Sequence[str]) -> RecipeRef:
         """The program that a script of one's own is: run in its own folder up to `record`, as Python would run it.
@@ -281,6 +293,8 @@ class Worker:
         blobs: Sequence[bytes | bytearray | memoryview] = (),
         *,
         shown: int = 0,
+        at: Sequence[int] = (),
+        precision: str = "",
         program: Program | None = None,
         place: Path | None = None,
     ) -> Answers:
@@ -298,6 +312,8 @@ class Worker:
             "first": first,
             "last": last,
             "shown": shown,
+            "at": list(at),
+            "precision": precision,
             "width": len(batches[0]) if batches else 0,
             "entry": program.ref.entry,
             "module": program.ref.module,

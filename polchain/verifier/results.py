@@ -35,6 +35,7 @@ from platformdirs import user_state_path
 from polchain.core.digest import blake3_keyed, sha256, tag
 from polchain.core.encoding import JSON, Fields, decode, encode, hex_float
 from polchain.errors import FormatError, StorageError, UsageError
+from polchain.training.fingerprint import Setting
 from polchain.verifier.challenge import Challenge
 from polchain.verifier.integrity import IntactClaim
 
@@ -56,6 +57,8 @@ OTHER = {
     "recipe": "of another recipe",
     "vouched": "begun when the recipe was vouched for, or not, unlike now",
     "sandbox": "begun in another sandbox, or in none",
+    "setting": "replayed with other threads or instruction sets",
+    "calibration": "begun with another calibration, or with none, unlike now",
     "polchain": "begun by another version of polchain",
 }
 
@@ -71,6 +74,8 @@ class Belonging:
         recipe: digest of the recipe.
         vouched: whether the verifier vouched for it.
         sandbox: what it is run in.
+        setting: what it is replayed with.
+        calibration: digest of what is tolerated; empty where nothing is.
         polchain: the version.
     """
 
@@ -82,10 +87,21 @@ class Belonging:
     recipe: str
     vouched: bool
     sandbox: str
+    setting: str
+    calibration: str
     polchain: str
 
     @classmethod
-    def of(cls, intact: IntactClaim, challenge: Challenge, *, vouched: bool, sandbox: str) -> Belonging:
+    def of(
+        cls,
+        intact: IntactClaim,
+        challenge: Challenge,
+        *,
+        vouched: bool,
+        sandbox: str,
+        setting: Setting,
+        calibration: str = "",
+    ) -> Belonging:
         """This verification."""
         from polchain import __version__
 
@@ -99,6 +115,8 @@ class Belonging:
             str(recipe.program()) if recipe is not None else "",
             vouched,
             sandbox,
+            repr(setting),
+            calibration,
             __version__,
         )
 
@@ -114,6 +132,8 @@ class Belonging:
             recipe=found.str("recipe"),
             vouched=found.bool("vouched"),
             sandbox=found.str("sandbox"),
+            setting=found.str("setting"),
+            calibration=found.str("calibration"),
             polchain=found.str("polchain"),
         )
         if SEED.fullmatch(value.seed) is None:

@@ -19,7 +19,7 @@ from polchain.core.digest import Digest
 from polchain.core.entries import Start
 from polchain.core.genesis import Configuration
 from polchain.errors import DatasetError, PolchainError, WorkerError
-from polchain.training.fingerprint import differences
+from polchain.training.fingerprint import Setting, differences
 from polchain.verifier.behaviour import Behaviour, behaviour_steps, not_tested, observe
 from polchain.verifier.bench import Bench
 from polchain.verifier.challenge import Challenge, Pick, draw_challenge
@@ -29,8 +29,10 @@ from polchain.verifier.policy import Policy
 from polchain.verifier.replay import UNREPLAYED, Outcome, Reproduction, replay_initial, replay_pick
 from polchain.verifier.results import Belonging, Results
 from polchain.verifier.survey import survey
+from polchain.verifier.tau import Tolerance
 from polchain.verifier.times import Times
-from polchain.verifier.verdict import Verdict, judge, judge_unreplayed
+from polchain.verifier.units import Calibrated, unit_steps
+from polchain.verifier.verdict import REPRODUCED, Verdict, judge, judge_unreplayed
 from polchain.verifier.vouching import OwnRecipe
 
 __all__ = ["Progress", "Request", "Sitting"]
@@ -52,6 +54,7 @@ class Request:
         timeout: the most seconds for one replay.
         jobs: how many segments to replay at a time; None for what this machine bears.
         resume: where to keep what was replayed, and to go on from; None for nowhere.
+        setting: replay with this in place of the prover's setting; None for the prover's.
     """
 
     claim: Path
@@ -63,6 +66,7 @@ class Request:
     timeout: float = 3600.0
     jobs: int | None = None
     resume: Path | None = None
+    setting: Setting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,33 +110,53 @@ class Sitting:
         """
         intact, policy, request = self.intact, self.request.policy, self.request
         seen = survey(intact)
-        challenge = draw_challenge(
-            intact,
-            request.seed or (self.results.seed if self.results is not None else None) or secrets.token_bytes(32),
-            policy.draws,
-            updates=seen.updates,
-            top_updates=policy.top_updates,
-            flagged=seen.flagged,
-            full=request.full,
-            budget=policy.budget,
-            reserved=behaviour_steps(intact),
-        )
-        kept: Mapping[int, float] = {}
-        if self.results is not None:
-            kept = self.results.begin(Belonging.of(intact, challenge, vouched=self.vouched, sandbox=sandbox))
+        calibrated = Calibrated(intact, policy, seen, self.start, vouched=self.vouched)
+        seed = request.seed or (self.results.seed if self.results is not None else None) or secrets.token_bytes(32)
+
+        def draw(costs: Sequence[int] = ()) -> Challenge:
+            return draw_challenge(
+                intact,
+                seed,
+                policy.draws,
+                updates=seen.updates,
+                top_updates=policy.top_updates,
+                flagged=seen.flagged,
+                full=request.full,
+                budget=policy.budget,
+                reserved=behaviour_steps(intact),
+                costs=costs,
+            )
+
+        challenge = draw()
         leaves, missing = self._read_data(challenge)
         if missing:
             return judge_unreplayed(intact, policy, missing, vouched=self.vouched, times=self.times)
         self._tell("initial state", 0, challenge)
+        tolerance = None
         try:
-            found = [replay_initial(intact, self.bench, self.start.fingerprint)]
+            found = [replay_initial(intact, self.bench, self.start.fingerprint, calibrated.tolerance)]
         except DatasetError as error:
             if self.vouched:
                 raise
             found = [Reproduction(None, Outcome.INCONCLUSIVE, math.nan, 0.0, str(error))]
         else:
+            tolerance = calibrated.tolerance(self.bench.here) if self.bench.here else None
+            if tolerance is not None:
+                challenge = draw(unit_steps(intact))
+            kept: Mapping[int, float] = {}
+            if self.results is not None:
+                kept = self.results.begin(
+                    Belonging.of(
+                        intact,
+                        challenge,
+                        vouched=self.vouched,
+                        sandbox=sandbox,
+                        setting=self.bench.setting,
+                        calibration=str(calibrated.road.digest) if calibrated.road is not None else "",
+                    )
+                )
             if not seen.false and found[0].outcome is not Outcome.REFUTED:
-                found += self._replay(challenge, leaves, kept)
+                found += self._replay(challenge, leaves, kept, tolerance)
         behaviour = self._behaviour(challenge, found, leaves)
         return judge(
             intact,
@@ -142,9 +166,10 @@ class Sitting:
             vouched=self.vouched,
             times=self.times,
             false_statements=seen.false,
-            remarks=differences(self.start.fingerprint, self.bench.here),
+            remarks=[*differences(self.start.fingerprint, self.bench.here), *calibrated.remarks],
             survey=seen,
             behaviour=behaviour,
+            road=calibrated.road,
         )
 
     def _read_data(self, challenge: Challenge) -> tuple[tuple[bytes, ...], list[str]]:
@@ -160,7 +185,9 @@ class Sitting:
             return (), [f"the recipe does not run here: {error}"]
         return leaves, _check_data(self.intact, configuration, leaves)
 
-    def _replay(self, challenge: Challenge, leaves: Sequence[bytes], kept: Mapping[int, float]) -> list[Reproduction]:
+    def _replay(
+        self, challenge: Challenge, leaves: Sequence[bytes], kept: Mapping[int, float], tolerance: Tolerance | None
+    ) -> list[Reproduction]:
         earlier = {
             pick.segment.index: Reproduction(pick, Outcome.EXACT, 0.0, kept[pick.segment.index], earlier=True)
             for pick in challenge.picks
@@ -171,7 +198,7 @@ class Sitting:
 
         def work(pick: Pick, bench: Bench) -> Done:
             try:
-                item = replay_pick(self.intact, pick, bench, leaves, self.start.fingerprint)
+                item = replay_pick(self.intact, pick, bench, leaves, self.start.fingerprint, tolerance)
             except DatasetError as error:
                 if self.vouched:
                     raise
@@ -194,7 +221,7 @@ class Sitting:
         self, challenge: Challenge, found: Sequence[Reproduction], leaves: Sequence[bytes]
     ) -> list[Behaviour]:
         # The initial state, and the first segment: what the tests compare with.
-        if len(found) < 2 or any(item.outcome is not Outcome.EXACT for item in found[:2]):
+        if len(found) < 2 or any(item.outcome not in REPRODUCED for item in found[:2]):
             return not_tested("the first segment was not reproduced")
         if any(item.outcome is Outcome.REFUTED for item in found):
             return not_tested("the claim is refuted")

@@ -18,7 +18,7 @@ import platformdirs
 from polchain.core.claim import Claim
 from polchain.errors import UnavailableError, UsageError
 from polchain.storage.keyfile import default_key_file
-from polchain.training.fingerprint import setting_of
+from polchain.training.fingerprint import Setting, setting_of
 from polchain.training.program import Program
 from polchain.verifier.allowance import Allowance
 from polchain.verifier.bench import Bench
@@ -50,6 +50,7 @@ def verify(
     jobs: int | None = None,
     resume: Path | str | None = None,
     progress: Progress | None = None,
+    setting: Setting | None = None,
 ) -> Verdict:
     """Verify one claim: integrity, time, replay, judgement.
 
@@ -66,6 +67,7 @@ def verify(
         jobs: how many segments to replay at a time; what this machine bears where None.
         resume: a file of the verifier's own that keeps what was replayed: the same call goes on where it was.
         progress: called with what is being done, how many steps are replayed, and how many there are.
+        setting: replay with this in place of the prover's setting, which may not be had here.
 
     Raises:
         EvidenceError: the claim is damaged or false; which check refused it is in the name and the words.
@@ -79,7 +81,7 @@ def verify(
     intact = check_integrity(Claim.read(claim), policy, heads)
     own = OwnRecipe.script(Path(recipe), recipe_arguments) if recipe is not None else None
     kept = Path(resume) if resume is not None else None
-    request = Request(Path(claim), policy, Path(data), own, seed, full, timeout, jobs, kept)
+    request = Request(Path(claim), policy, Path(data), own, seed, full, timeout, jobs, kept, setting)
     return verify_intact(intact, request, progress)
 
 
@@ -89,6 +91,7 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
     Raises:
         UnavailableError: data or a working replay process are missing, or nodes contradict each other.
         UsageError: a results file that is of another verification, or not this user's own.
+        PolicyError: what the policy's calibration tolerates adds up to too much for this claim.
     """
     if request.resume is None:
         return _verify(intact, request, None, progress)
@@ -107,7 +110,7 @@ def _verify(intact: IntactClaim, request: Request, results: Results | None, prog
         reason = "the run has no recorded steps yet"
         return judge_unreplayed(intact, policy, [reason], vouched=False, times=times)
     program = Program(genesis.recipe, intact.recipe)
-    setting = setting_of(start.fingerprint)
+    setting = request.setting or setting_of(start.fingerprint)
     sandbox, where = _sandbox(request)
     capacity = Capacity.here(intact, setting, policy.sandbox if sandbox is not None else Allowance(), request.jobs)
 

@@ -230,10 +230,13 @@ def settings_rows(state: Snapshot, settings: Mapping[str, Scalar]) -> dict[str, 
 
 
 def with_rows(
-    state: Snapshot, tensors: Mapping[str, torch.Tensor] | None = None, scalars: Mapping[str, Scalar] | None = None
+    state: Snapshot,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    scalars: Mapping[str, Scalar] | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> Snapshot:
-    """A state with some rows replaced or added; a tensor row keeps its role."""
-    roles = {row.name: row.role for row in state.manifest.tensors()}
+    """A state with some rows replaced or added; a tensor row keeps its role, and a new one has that of `roles`."""
+    roles = {**(roles or {}), **{row.name: row.role for row in state.manifest.tensors()}}
     rows: dict[str, Row] = {row.name: row for row in state.manifest.rows}
     buffers = dict(state.buffers)
     for name, tensor in (tensors or {}).items():

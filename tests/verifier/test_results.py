@@ -17,6 +17,7 @@ from polchain.cli.app import main
 from polchain.core.digest import blake3_keyed, tag
 from polchain.core.encoding import encode
 from polchain.errors import FormatError, StorageError, UsageError
+from polchain.training.fingerprint import Setting
 from polchain.verifier.challenge import draw_challenge
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.results import LINE_LIMIT, OTHER, Belonging, Results, results_key
@@ -43,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def mine(intact: IntactClaim) -> Belonging:
     challenge = draw_challenge(intact, SEED, 90)
-    return Belonging.of(intact, challenge, vouched=True, sandbox="bubblewrap 0.8.0")
+    return Belonging.of(intact, challenge, vouched=True, sandbox="bubblewrap 0.8.0", setting=Setting(1))
 
 
 @pytest.fixture
@@ -266,9 +267,11 @@ def test_a_file_belongs_to_one_verification(written: bytes, path: Path, claim: P
 def test_whatever_decides_what_is_replayed_makes_another_verification(
     intact: IntactClaim, longer_draw: list[Any]
 ) -> None:
-    made = [Belonging.of(intact, challenge, vouched=True, sandbox="none") for challenge in longer_draw]
+    made = [
+        Belonging.of(intact, challenge, vouched=True, sandbox="none", setting=Setting(1)) for challenge in longer_draw
+    ]
     assert len({(item.draw, item.seed) for item in made}) == len(made)
-    assert made[0] == Belonging.of(intact, longer_draw[0], vouched=True, sandbox="none")
+    assert made[0] == Belonging.of(intact, longer_draw[0], vouched=True, sandbox="none", setting=Setting(1))
     assert (made[0].origin, made[0].size) == (intact.head.origin, intact.head.size)
 
 
