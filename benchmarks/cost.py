@@ -102,6 +102,7 @@ def measure(folder: Path, what: str, segments: int, every: int, width: int, poli
     verdict = verify(
         folder / "claim",
         Policy(keys=frozenset([key.public]), budget=policy.budget),
+        jobs=1,
         data=DATA,
         recipe=SCRIPT,
         recipe_arguments=words,
