@@ -4,8 +4,7 @@
     docs/detection.md                     the table, between its markers
 
 Lines count together only where they were made by the same polchain: each says the digest of its source. The table is
-made of the newest. No share stands without the number that it is a share of; bounds are one-sided, at 95 %
-(Clopper and Pearson, Biometrika 1934; with no event in n they are 1 - 0.05^(1/n), about 3/n).
+made of the newest. No share stands without the number that it is a share of; bounds are one-sided, at 95 % (`chance`).
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chance import upper_bound
 from polchain.core.digest import Digest, blake3
 
-__all__ = ["FORGERS", "HONEST", "RESULTS", "read", "report", "source_digest", "upper_bound", "write_page"]
+__all__ = ["FORGERS", "HONEST", "MARKS", "RESULTS", "on_page", "read", "report", "source_digest", "write_page"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "detection.jsonl"
 PAGE = ROOT / "docs" / "detection.md"
-BEGIN, END = "<!-- detection: made by `make bench-detection` -->", "<!-- /detection -->"
+MARKS = "<!-- detection: made by `make bench-detection` -->", "<!-- /detection -->"
 NOTHING = "Nothing has been measured in this tree yet: `make bench-detection` does it."
-CONFIDENCE = 0.95
 PASSING = ("VERIFIED", "CONSISTENT")
 
 HONEST = ("honest SGD", "honest Adam", "honest, a checkpoint each step", "honest, a giant segment among tiny ones")
@@ -90,18 +89,6 @@ def newest(found: Sequence[Record]) -> list[Record]:
     return [item for item in found if item["source"] == found[-1]["source"]] if found else []
 
 
-def upper_bound(events: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """The largest probability under which so few events in n are not improbable; 1 where n is 0."""
-    if events >= n:
-        return 1.0
-    low, high = events / n, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        at_most = sum(math.comb(n, k) * middle**k * (1 - middle) ** (n - k) for k in range(events + 1))
-        low, high = (middle, high) if at_most > 1 - confidence else (low, middle)
-    return high
-
-
 def report(found: Sequence[Record]) -> str:
     """The table and what follows from it, as Markdown, of the newest lines."""
     items = newest(found)
@@ -118,13 +105,18 @@ def report(found: Sequence[Record]) -> str:
     return "\n".join([*rows, "", *_forgers(by_name), *_honest(by_name), "", _made_with(items)])
 
 
-def write_page(text: str, page: Path = PAGE) -> None:
-    """Put the report between the page's markers."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{page} has no marker {BEGIN}"
-    assert end, f"{page} has no marker {END}"
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def on_page(marks: tuple[str, str] = MARKS, page: Path = PAGE) -> str:
+    """What stands between these marks of the page."""
+    return page.read_text().partition(marks[0])[2].partition(marks[1])[0].strip()
+
+
+def write_page(text: str, marks: tuple[str, str] = MARKS, page: Path = PAGE) -> None:
+    """Put a text between these marks of the page."""
+    before, begin, rest = page.read_text().partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    assert begin, f"{page} has no {marks[0]}"
+    assert end, f"{page} has no {marks[1]}"
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _row(name: str, items: Sequence[Record]) -> str:

@@ -6,11 +6,8 @@ import json
 import random
 from pathlib import Path
 
-import pytest
-
 from benchmarks import detection_table as table
 from benchmarks.detection import CASES, units
-from polchain.verifier.soundness import escape_probability
 
 
 def line(name: str, seed: int, outcome: str, **changes: object) -> table.Record:
@@ -24,8 +21,7 @@ def line(name: str, seed: int, outcome: str, **changes: object) -> table.Record:
 
 
 def test_the_page_says_what_the_results_file_says() -> None:
-    page = table.PAGE.read_text().partition(table.BEGIN)[2].partition(table.END)[0].strip()
-    assert page == table.report(table.read()), "make the table again: python -m benchmarks.detection --table"
+    assert table.on_page() == table.report(table.read()), "make the table again: python -m benchmarks.detection --table"
 
 
 def test_every_row_of_the_table_has_its_case() -> None:
@@ -76,18 +72,3 @@ def test_the_source_digest_changes_with_a_byte_and_not_with_what_python_leaves(t
     assert table.source_digest(tmp_path) == before
     module.write_text("x = 2\n")
     assert table.source_digest(tmp_path) != before
-
-
-# Exact values of the Clopper-Pearson bound: with no event, 1 - 0.05^(1/n); with one, from (1-p)^n + np(1-p)^(n-1).
-@pytest.mark.parametrize(
-    ("events", "n", "bound"),
-    [(0, 1, 0.95), (0, 20, 0.139108), (0, 210, 0.014164), (1, 20, 0.216106), (20, 20, 1.0), (0, 0, 1.0)],
-)
-def test_known_upper_bounds(events: int, n: int, bound: float) -> None:
-    assert table.upper_bound(events, n) == pytest.approx(bound, rel=1e-4)
-
-
-@pytest.mark.parametrize("n", [5, 60, 2000])
-def test_so_few_events_are_improbable_beyond_the_bound(n: int) -> None:
-    assert escape_probability(table.upper_bound(0, n), n) == pytest.approx(0.05, rel=1e-6)
-    assert table.upper_bound(0, n) < table.upper_bound(1, n) < table.upper_bound(2, n)
