@@ -109,7 +109,7 @@ def judged(children: dict[Setting, Worker], monkeypatch: pytest.MonkeyPatch) -> 
         demands = Policy(keys=frozenset({key}), unsafe_no_sandbox=True, calibrations=tuple(calibrations), **policy)
         intact = check_integrity(Claim.read(claim), demands)
         own = OwnRecipe.script(script, words)
-        return verify_intact(intact, Request(claim, demands, DATA, own, timeout=120, setting=setting))
+        return verify_intact(intact, Request(claim, demands, DATA, own, timeout=120, jobs=1, setting=setting))
 
     return says
 
