@@ -64,8 +64,7 @@ def errors_between(
             found["parameters"], found["tensors"] = (whole, name), (alone, name)
         else:
             found[part] = max(found[part], (max(whole, alone), name))
-    largest, name = max(found.values())
-    return Errors.by_part(lambda part: found[part][0], name if largest > 0.0 else "")
+    return Errors.by_part(lambda part: found[part][0], lambda part: found[part][1] if found[part][0] > 0.0 else "")
 
 
 def initial_gap(one: Snapshot, other: Snapshot) -> float:

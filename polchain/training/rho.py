@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["PARTS", "Errors", "worst"]
 
@@ -19,7 +19,7 @@ class Errors:
         tensors: of each of them alone, the worst.
         buffers, optimizer, extra: of the model's floating buffers, of moments, of what else crosses steps; the worst of
             all together and each alone.
-        name: the tensor with the largest of them.
+        names: for each part the tensor with the largest, in the order of PARTS; not part of what is compared.
     """
 
     parameters: float = 0.0
@@ -27,7 +27,7 @@ class Errors:
     buffers: float = 0.0
     optimizer: float = 0.0
     extra: float = 0.0
-    name: str = ""
+    names: tuple[str, ...] = field(default=(), compare=False)
 
     def of(self, part: str) -> float:
         """rho of a part, by its name."""
@@ -40,10 +40,14 @@ class Errors:
         }[part]
 
     @classmethod
-    def by_part(cls, rho: Callable[[str], float], name: str = "") -> Errors:
+    def by_part(cls, rho: Callable[[str], float], name: Callable[[str], str] = lambda part: "") -> Errors:
         """From the rho of each part."""
         parameters, tensors, buffers, optimizer, extra = (rho(part) for part in PARTS)
-        return cls(parameters, tensors, buffers, optimizer, extra, name)
+        return cls(parameters, tensors, buffers, optimizer, extra, tuple(name(part) for part in PARTS))
+
+    def name(self, part: str) -> str:
+        """The tensor of a part that differs most; empty where that is not known."""
+        return self.names[PARTS.index(part)] if self.names else ""
 
     @property
     def largest(self) -> float:
@@ -53,5 +57,8 @@ class Errors:
 
 def worst(first: Errors, second: Errors) -> Errors:
     """The larger rho of each part."""
-    named = first if first.largest >= second.largest else second
-    return Errors.by_part(lambda part: max(first.of(part), second.of(part)), named.name)
+
+    def larger(part: str) -> Errors:
+        return first if first.of(part) >= second.of(part) else second
+
+    return Errors.by_part(lambda part: larger(part).of(part), lambda part: larger(part).name(part))

@@ -45,7 +45,7 @@ class Advice:
 def choose_late(points: Sequence[Point], steps: int) -> int:
     """Where the late phase begins: at the measured step with which, all pairs together, the fewest checkpoints do."""
     pairs = sorted({point.pair for point in points})
-    starts = sorted({point.first for point in points if point.first > 0})
+    starts = sorted({0, *(point.first for point in points)})
 
     def cost(late: int) -> tuple[int, int]:
         total = 0
@@ -56,7 +56,7 @@ def choose_late(points: Sequence[Point], steps: int) -> int:
             total += 2 * steps if found is None else _count(found, late, steps)
         return total, late
 
-    return min((late for late in starts), key=cost, default=0)
+    return min(starts, key=cost)
 
 
 def advise(calibration: Calibration, pair: tuple[int, int]) -> Advice:
@@ -108,8 +108,8 @@ def segments_of(schedule: Sequence[tuple[int, int]], steps: int) -> list[tuple[i
 
 
 def _longest(points: Sequence[Point], late: int, steps: int) -> tuple[int, int] | None:
-    early = _serving(point for point in points if point.first < late)
     after = _serving(point for point in points if point.first >= late)
+    early = _serving(point for point in points if point.first < late) if late > 0 else after
     return (max(early), max(after)) if early and after else None
 
 

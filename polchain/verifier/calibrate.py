@@ -34,6 +34,9 @@ from polchain.verifier.plans import Machine, Opening
 
 __all__ = ["Children", "Measured", "Progress", "Subject", "distances", "errors_of", "measure", "train_once"]
 
+# Each begins with reading the data; but for the sake of progress a training could be one.
+PIECES = 4
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -185,7 +188,7 @@ def train_once(
     initial, _ = worker.initial(seed)
     state, at = initial, 0
     while at < steps:
-        last = min(steps, at + max(1, steps // 10))
+        last = min(steps, at + max(1, steps // PIECES))
         state = worker.replay(seed, at, last, list(order.batches(at, last)), state, at=[last]).closings[-1].snapshot
         at = last
         if progress is not None:
@@ -225,7 +228,7 @@ def errors_of(
     """rho, as a verification takes it; where rows differ that no tolerance covers, nothing will do."""
     row = false_row(claimed, replayed)
     if row:
-        return Errors.by_part(lambda part: LARGEST, row)
+        return Errors.by_part(lambda part: LARGEST, lambda part: row)
     return errors_between(before, claimed, replayed, claimed_before)
 
 

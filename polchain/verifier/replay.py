@@ -210,6 +210,10 @@ def _replay_unit(
     # By itself it may be exact after all, or so far off that it convicts.
     alone = _replay_one(intact, pick, bench, leaves, claimed)
     seconds = unit.seconds + alone.seconds
+    honest = tolerance.noise(pick.segment.first, pick.segment.steps)
+    if honest is not None and alone.rho <= NOISE_FACTOR * honest.largest and alone.outcome is Outcome.REFUTED:
+        # This machine is quieter than honest ones were seen to be.
+        return replace(alone, outcome=Outcome.INCONCLUSIVE, seconds=seconds, reason=unit.reason, noise=honest.largest)
     if alone.outcome is not Outcome.INCONCLUSIVE:
         return replace(alone, seconds=seconds)
     reason = f"{unit.reason}; alone it {alone.reason}" if alone.reason.startswith("differs") else unit.reason

@@ -249,7 +249,7 @@ def _end(
         return UnitFinding(
             False, False, *at,
             f"the claimed {name} of step {part.last} differ by rho {at[0]:.3g}, over tau {at[1]:.2g} "
-            f"(most {errors.name})",
+            f"(most {errors.name(name)})",
         )  # fmt: skip
     if not loss_is_near(part.closing.loss, closing.loss):
         why = f"the state is reproduced within tau, the logged loss {part.closing.loss} is not near: {closing.loss}"

@@ -43,7 +43,7 @@ def test_a_small_tensor_that_is_altered_wholly_does_not_hide_in_the_whole() -> N
     found = errors_between(state(), state(1.0, 2.0), state(1.0, 1.0))
     assert found.parameters == pytest.approx(0.1)  # the square root of 10 in 1,000
     assert found.tensors == pytest.approx(1.0)
-    assert found.name == SMALL
+    assert found.name("tensors") == SMALL
 
 
 def test_a_tensor_that_is_only_rounding_is_measured_against_its_fair_share() -> None:
@@ -81,7 +81,7 @@ def test_second_moments_do_not_hide_behind_first_ones() -> None:
     forged = with_rows(state(), {first: torch.full((990,), 1.0), second: torch.full((990,), 2e-6)})
     found = errors_between(state(), forged, honest)
     assert found.optimizer == pytest.approx(1.0)
-    assert found.name == second
+    assert found.name("optimizer") == second
     assert found.parameters == 0.0
 
 
@@ -94,8 +94,9 @@ def test_buffers_and_extra_have_their_own_parts() -> None:
 
 
 def test_the_worse_of_two_ends_counts_part_by_part() -> None:
-    found = worst(Errors(1.0, 2.0, 0.0, 5.0, 0.0, "a"), Errors(3.0, 1.0, 1.0, 0.0, 0.0, "b"))
-    assert found == Errors(3.0, 2.0, 1.0, 5.0, 0.0, "a")
+    found = worst(Errors(1.0, 2.0, 0.0, 5.0, 0.0, ("a",) * 5), Errors(3.0, 1.0, 1.0, 0.0, 0.0, ("b",) * 5))
+    assert found == Errors(3.0, 2.0, 1.0, 5.0, 0.0)
+    assert found.names == ("b", "a", "b", "a", "a")
 
 
 # What no tolerance covers
