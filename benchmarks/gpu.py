@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu [--rounds 3] [--only NAME] [--results FILE]
 
-Trains tests/scripts/accelerated.py with and without recording, verifies every segment of the recorded runs, and writes
+Records tests/scripts/accelerated.py, verifies every segment of the runs, and writes
 benchmarks/results/gpu.json. Where there is no GPU it says so, and a result of an earlier run on one is kept.
 
-    plain, recorded    seconds a step, without polchain and with a checkpoint every 10 or 40 steps; the median of three
+    plain              seconds a step of the script, nothing recorded; the median of all rounds
     exact              segments that were reproduced exactly, of those replayed
     replay             seconds a step, and seconds to start a segment: from segments of 10 and of 40 steps
     CPU against CUDA   rho of the parameters by length and first step, and what `polchain calibrate` advises
@@ -68,26 +68,23 @@ def measure(arguments: tuple[str, ...], rounds: int = 3) -> dict[str, Any]:
     replays: dict[int, float] = {}
     exact = total = 0
     plain: list[float] = []
-    recorded: dict[int, list[float]] = {every: [] for every in INTERVALS}
-    for number in range(rounds):
+    for _ in range(rounds):
         with tempfile.TemporaryDirectory() as name:
             plain.append(train(Path(name), (*common, "--off")))
-        for every in INTERVALS:
-            with tempfile.TemporaryDirectory() as name:
-                folder, key = Path(name), PrivateKey.generate()
-                write_key(folder / "key", key, None)
-                words = (*common, "--every", str(every))
-                recorded[every].append(train(folder, words))
-                if number:
-                    continue
-                export(folder / "run", folder / "claim")
-                policy = Policy(keys=frozenset([key.public]))
-                verdict = verify(folder / "claim", policy, data=DATA, recipe=SCRIPT, recipe_arguments=words, full=True)
-                found[f"verdict, every {every}"] = verdict.outcome.value
-                done = [item for item in verdict.reproductions if item.pick is not None]
-                exact += sum(item.outcome is Outcome.EXACT for item in done)
-                total += len(done)
-                replays[every] = statistics.median(item.seconds for item in done)
+    for every in INTERVALS:
+        with tempfile.TemporaryDirectory() as name:
+            folder, key = Path(name), PrivateKey.generate()
+            write_key(folder / "key", key, None)
+            words = (*common, "--every", str(every))
+            train(folder, words)
+            export(folder / "run", folder / "claim")
+            policy = Policy(keys=frozenset([key.public]))
+            verdict = verify(folder / "claim", policy, data=DATA, recipe=SCRIPT, recipe_arguments=words, full=True)
+            found[f"verdict, every {every}"] = verdict.outcome.value
+            done = [item for item in verdict.reproductions if item.pick is not None]
+            exact += sum(item.outcome is Outcome.EXACT for item in done)
+            total += len(done)
+            replays[every] = statistics.median(item.seconds for item in done)
     few, many = INTERVALS
     slope = (replays[many] - replays[few]) / (many - few)
     base = statistics.median(plain)
@@ -96,7 +93,6 @@ def measure(arguments: tuple[str, ...], rounds: int = 3) -> dict[str, Any]:
         "exact": exact,
         "replayed": total,
         "plain, s a step": base,
-        **{f"recorded every {k}, of plain": statistics.median(recorded[k]) / base for k in INTERVALS},
         "replay, of plain": slope / base,
         "start of a segment, s": replays[few] - few * slope,
     }

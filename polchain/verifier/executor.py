@@ -34,6 +34,7 @@ TICK = 0.5
 # A child takes two or three seconds to start, and nearly as many of a core.
 WORTH = 10.0
 PATIENCE = 30.0
+GRACE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class Executor:
         finally:
             board.stop()
             for lane in lanes:
+                lane.join(GRACE)  # most have nothing to do any more, and a child that is interrupted has to start again
                 if lane.is_alive():  # it still starts, or replays what nobody needs any more
                     lane.bench.interrupt()
             for lane in lanes:
