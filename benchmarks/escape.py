@@ -189,7 +189,7 @@ def main() -> None:
                 claim = record(Path(folder) / str(number), DIGITS, arguments).claim
                 intact = check_integrity(Claim.read(claim), Policy())
                 found += measure(name, intact, survey(intact), options.trials, random.Random(name))
-        RESULTS.write_text(json.dumps([asdict(item) for item in found], indent=0) + "\n")
+        RESULTS.write_text("[\n" + ",\n".join(json.dumps(asdict(item)) for item in found) + "\n]\n")
     text = report(read())
     print(text)
     if text != on_page(MARKS):

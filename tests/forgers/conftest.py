@@ -67,7 +67,7 @@ def delta(sgd_victim: Recorded) -> float:
 @pytest.fixture
 def polchain_says(monkeypatch: pytest.MonkeyPatch) -> Verify:
     """`polchain_says(claim, key, arguments)`: the verdict of a verifier who pins that key and has the honest recipe."""
-    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.worker)
+    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
 
     def says(
         claim: Path,

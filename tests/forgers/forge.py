@@ -32,7 +32,7 @@ from polchain.training.state import DTYPE_NAMES, tensor_bytes
 from polchain.training.worker import Worker
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
-from tests.claims import write_log
+from tests.claims import DATA, write_log
 from tests.forgers import warm
 
 ZERO = Digest("sha256", bytes(32))
@@ -93,7 +93,7 @@ class Workshop:
         """A process that runs the recipe honestly."""
         assert self.genesis.recipe is not None
         assert self.files is not None
-        return warm.worker(Program(self.genesis.recipe, self.files), setting_of(self.start.fingerprint))
+        return warm.KeptWorker(Program(self.genesis.recipe, self.files), setting_of(self.start.fingerprint), DATA)
 
     def initial(self) -> Snapshot:
         """Initial weights, honestly drawn from the forger's own seed."""

@@ -14,6 +14,7 @@ from benchmarks.published_check import tensors_of
 from polchain.core.manifest import Snapshot
 from polchain.training.fingerprint import setting_of
 from polchain.training.program import Program
+from tests.claims import DATA
 from tests.forgers import warm
 from tests.forgers.forge import Forgery, Workshop, settings_rows, with_rows
 
@@ -55,7 +56,7 @@ def _train(shop: Workshop, old: str, new: str, batches: list[list[int]], stops: 
     assert shop.genesis.recipe is not None
     files = {name: text.replace(old.encode(), new.encode()) for name, text in shop.files.items()}
     assert files != shop.files
-    with warm.worker(Program(shop.genesis.recipe, files), setting_of(shop.start.fingerprint)) as worker:
+    with warm.KeptWorker(Program(shop.genesis.recipe, files), setting_of(shop.start.fingerprint), DATA) as worker:
         first, _ = worker.initial(shop.seed)
         found = worker.replay(shop.seed, 0, len(batches), batches, first, stops=stops)
     return _Run([first, *(c.snapshot for c in found.closings)], [None, *(c.loss for c in found.closings)])
