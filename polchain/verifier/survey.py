@@ -139,7 +139,10 @@ def swap_of(
     if not all(math.isfinite(size) for size in sizes):
         return Swap.unchecked("an update is not finite")
     free = [(s.steps, sizes[s.index]) for s in intact.segments if s.index not in always]
-    return swap_bound(free, intact.steps, swap_distance(seen.travelled, reference) - drift, draws)
+    needed = swap_distance(seen.travelled, reference)
+    if 0.0 < needed <= drift:
+        return Swap.unchecked(f"what is tolerated could carry weights {drift:.3g}, which is as far as a swap has to")
+    return swap_bound(free, intact.steps, needed - drift, draws)
 
 
 class Hidden:

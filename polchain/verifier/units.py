@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from polchain.core.entries import CheckpointEntry, Start
 from polchain.core.manifest import Snapshot
-from polchain.errors import DatasetError, PolchainError, PolicyError, WorkerError
+from polchain.errors import DatasetError, PolchainError, WorkerError
 from polchain.training.dataset import check_leaves
 from polchain.training.parts import errors_between, false_row, same_schedule
 from polchain.training.rho import PARTS, Errors
@@ -117,6 +117,10 @@ class Calibrated:
         if isinstance(found, str):
             self.remarks.append(f"nothing was tolerated: {found}")
             return None
+        if self.seen.unmeasured or not all(math.isfinite(size) for size, *_ in self.seen.updates):
+            # Not the policy's fault: the claim does not show what it would take to bound the drift.
+            self.remarks.append("nothing was tolerated: not every update could be measured from disclosed states")
+            return None
         measured = found.calibration
         drift = drift_of(self.intact, found, self.seen)
         self.road = Road(measured.digest, drift, measured.trained, measured.initial)
@@ -125,17 +129,11 @@ class Calibrated:
 
 
 def drift_of(intact: IntactClaim, tolerance: Tolerance, seen: Survey) -> float:
-    """How far the tolerated errors of this claim could lead astray together, as a distance.
+    """How far the tolerated errors of this claim, whose updates are known, could lead astray together, as a distance.
 
     Raises:
-        PolicyError: too far against d_ref (the drift condition), or some of its updates are not known.
+        PolicyError: too far against d_ref: the drift condition.
     """
-    if seen.unmeasured:
-        raise PolicyError(
-            f"the drift within the calibration's tolerance cannot be bounded: {len(seen.unmeasured)} of the claim's "
-            f"{len(seen.updates)} updates could not be measured from disclosed states",
-            hint="leave out --calibration: then only exact replay counts",
-        )
     sizes = [size for size, *_ in seen.updates]
     drift = tolerance.drift([(s.first, s.steps, sizes[s.index]) for s in intact.segments])
     count = len(intact.segments)
@@ -185,7 +183,8 @@ def examine_unit(
         closing.snapshot.manifest.roots() == part.closing.roots
         for closing, part in zip(result.closings, unit, strict=True)
     ]
-    if exact[0] and (segment.index == unit[0].index or exact[1]):
+    picked = 0 if segment.index == unit[0].index else 1
+    if exact[0] and exact[picked] and loss_is_near(segment.closing.loss, result.closings[picked].loss):
         return UnitFinding(True, True, 0.0, 0.0, 0.0, result.seconds, shown=result.shown)
     return replace(_compare(intact, unit, opening, result, tolerance), shown=result.shown)
 

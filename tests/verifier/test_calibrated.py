@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from itertools import pairwise
@@ -16,16 +16,15 @@ from typing import Any
 
 import pytest
 
+from benchmarks.published_check import tensors_of
 from polchain.cli.app import main
 from polchain.core.claim import Claim
 from polchain.core.entries import Start
-from polchain.core.manifest import Snapshot
 from polchain.errors import PolicyError
 from polchain.training.fingerprint import Setting, native_setting
 from polchain.training.parts import errors_between, false_row
 from polchain.training.program import Program
 from polchain.training.rho import PARTS, Errors
-from polchain.training.worker import Worker
 from polchain.verifier.bench import Bench
 from polchain.verifier.calibration import Calibration, Point
 from polchain.verifier.integrity import check_integrity
@@ -38,23 +37,15 @@ from polchain.verifier.verdict import Ruled, Verdict
 from polchain.verifier.verify import Request, verify_intact
 from polchain.verifier.vouching import OwnRecipe
 from tests.claims import DATA, DIGITS, Recorded, record_once
+from tests.forgers import warm
 from tests.forgers.attacks import moments_within_tolerance
-from tests.forgers.forge import Workshop, edited, tensors_of, with_rows
+from tests.forgers.forge import Forgery, Workshop, edited, with_rows
 from tests.verifier.test_tolerance import CHAOTIC
 
 Verify = Callable[..., Verdict]
 ONE = Setting(1)
 STEPS = 30
 SGD = ("--optimizer", "sgd", "--steps", str(STEPS))
-
-
-@pytest.fixture(scope="module")
-def children() -> Iterator[dict[Setting, Worker]]:
-    """A warm child for each setting."""
-    kept: dict[Setting, Worker] = {}
-    yield kept
-    for worker in kept.values():
-        Worker.close(worker)
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +75,9 @@ def lab(answer: dict[str, Any]) -> Calibration:
 
 
 @pytest.fixture
-def judged(children: dict[Setting, Worker], monkeypatch: pytest.MonkeyPatch) -> Verify:
+def judged(monkeypatch: pytest.MonkeyPatch) -> Verify:
     """`judged(claim, key, calibrations)`: the verdict of a verifier who replays with one thread."""
-
-    def worker(program: Any, setting: Setting, data: Path, **_: Any) -> Worker:
-        found = children.setdefault(setting, Worker(program, setting, data, timeout=120))
-        found.program = program
-        monkeypatch.setattr(found, "close", lambda: None)
-        return found
-
-    for place in ("polchain.verifier.bench.Worker", "tests.forgers.forge.Worker"):
-        monkeypatch.setattr(place, worker)
+    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.worker)
 
     def says(
         claim: Path,
@@ -189,7 +172,7 @@ def test_another_instruction_set_is_consistent_where_calibrated(
 
 
 def test_a_library_upgrade_that_changes_bits_is_never_refuted(
-    two: Recorded, lab: Calibration, judged: Verify, tmp_path: Path, children: dict[Setting, Worker]
+    two: Recorded, lab: Calibration, judged: Verify, tmp_path: Path
 ) -> None:
     # Trained with other bits than this verifier's (two threads), and the fingerprint says another torch.
     shop = Workshop(two.claim)
@@ -240,12 +223,11 @@ def test_moments_altered_within_tolerance_are_refused(
     two: Recorded, lab: Calibration, judged: Verify, tmp_path: Path
 ) -> None:
     shop = Workshop(two.claim)
-    with shop.worker() as worker:
-        states, losses = moments_within_tolerance.forge(shop, worker, tensors_of(shop.states()[-1]), 0.03)
-        tau = tolerance_of(noisy(lab, optimizer=0.02)).tau(0, 5)
-        assert tau is not None
-        assert passes_segment_by_segment(shop, worker, states, tau), "its teeth: within tau, group by group"
-    claim = shop.claim(tmp_path / "claim", states, losses)
+    forgery = moments_within_tolerance.forge(shop, 0.03)
+    tau = tolerance_of(noisy(lab, optimizer=0.02)).tau(0, 5)
+    assert tau is not None
+    assert passes_segment_by_segment(forgery, tau), "its teeth: within tau, group by group"
+    claim = forgery.claim(tmp_path / "claim")
     key = shop.key.public
     for calibration in (lab, noisy(lab, optimizer=0.02)):
         verdict = judged(claim, key, [calibration])
@@ -259,18 +241,16 @@ def test_moments_altered_within_tolerance_are_refused(
     assert "of the optimizer rows" in alone, "alone, it is the moments that differ"
 
 
-def passes_segment_by_segment(shop: Workshop, worker: Worker, states: list[Snapshot], tau: Errors) -> bool:
+def passes_segment_by_segment(forgery: Forgery, tau: Errors) -> bool:
     """A comparison that opens every segment with the claimed state, and compares group by group within tau."""
-    step = 0
-    assert shop.configuration is not None
-    for before, claimed in pairwise(states):
-        last = shop.configuration.next_checkpoint(step)
-        replayed = worker.replay(shop.seed, step, last, list(shop.order.batches(step, last)), before).closings[-1]
-        found = errors_between(before, claimed, replayed.snapshot)
-        if false_row(claimed, replayed.snapshot) or any(found.of(part) > tau.of(part) for part in PARTS):
-            return False
-        assert found.parameters == 0.0, "no parameter is touched"
-        step = last
+    stops = forgery.shop.stops()
+    with forgery.shop.worker() as worker:
+        for number, (before, claimed) in enumerate(pairwise(forgery.states)):
+            [replayed], _ = forgery.shop.go_on(worker, before, stops[number], stops[number + 1])
+            found = errors_between(before, claimed, replayed)
+            if false_row(claimed, replayed) or any(found.of(part) > tau.of(part) for part in PARTS):
+                return False
+            assert found.parameters == 0.0, "no parameter is touched"
     return True
 
 
