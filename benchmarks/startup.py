@@ -23,6 +23,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,52 +71,67 @@ def program(width: int) -> Program:
     )
 
 
-def timed(action: Callable[[], Any]) -> dict[str, float]:
-    """Milliseconds: the median and a range, after two rounds that do not count."""
-    taken = []
+class Subject:
+    """One network on a warm child, without a sandbox or in one."""
+
+    def __init__(self, width: int, fence: Sandbox | None, data: Path) -> None:
+        self.worker = Worker(program(width), Setting(1), data, fence=fence)
+        begun = time.perf_counter()
+        self.worker.warm()
+        self.child = 1000 * (time.perf_counter() - begun)
+        self.order = list(BatchOrder(SEED, SAMPLES, BATCH).batches(0, 2))
+        first = self.worker.initial(SEED)[0]
+        self.state = self.worker.replay(SEED, 0, 1, self.order[:1], first).closings[0].snapshot
+
+    def empty(self) -> None:
+        """A segment of no steps."""
+        self.worker.replay(SEED, 1, 1, [], self.state)
+
+    def one_step(self) -> None:
+        """A segment of one."""
+        self.worker.replay(SEED, 1, 2, self.order[1:], self.state)
+
+
+def measure(actions: dict[tuple[str, str], Callable[[], object]]) -> dict[tuple[str, str], list[float]]:
+    """Milliseconds of each action, round by round: whatever else the machine does disturbs all of them alike."""
+    taken: dict[tuple[str, str], list[float]] = {name: [] for name in actions}
     for number in range(ROUNDS + 2):
-        begun = time.perf_counter()
-        action()
-        if number > 1:
-            taken.append(1000 * (time.perf_counter() - begun))
-    tenths = statistics.quantiles(taken, n=10)
-    return {"median": statistics.median(taken), "from": tenths[0], "to": tenths[-1]}
-
-
-def measure(width: int, fence: Sandbox | None) -> dict[str, dict[str, float]]:
-    """One network, without a sandbox or in one."""
-    with tempfile.TemporaryDirectory() as data, Worker(program(width), Setting(1), Path(data), fence=fence) as worker:
-        begun = time.perf_counter()
-        worker.warm()
-        child = 1000 * (time.perf_counter() - begun)
-        order = list(BatchOrder(SEED, SAMPLES, BATCH).batches(0, 2))
-        state = worker.replay(SEED, 0, 1, order[:1], worker.initial(SEED)[0]).closings[0].snapshot
-        return {
-            "child": {"median": child, "from": child, "to": child},
-            "empty": timed(lambda: worker.replay(SEED, 1, 1, [], state)),
-            "one step": timed(lambda: worker.replay(SEED, 1, 2, order[1:], state)),
-        }
+        for name, action in actions.items():
+            begun = time.perf_counter()
+            action()
+            if number > 1:  # the first two do not count
+                taken[name].append(1000 * (time.perf_counter() - begun))
+    return taken
 
 
 def main() -> None:
     """Measure, print the table, write the file."""
-    try:
-        fence = find_sandbox(Path(tempfile.mkdtemp()), [], Allowance())
-    except UnavailableError as error:
-        print(f"no sandbox here: {error}")
-        fence = None
-    places: dict[str, Sandbox | None] = {"without": None} | ({fence.name: fence} if fence is not None else {})
-    found: dict[str, Any] = {
-        f"{name}, {place}": measure(width, sandbox)
-        for name, width in WIDTHS.items()
-        for place, sandbox in places.items()
-    }
-    if fence is not None:
-        found[f"room, {fence.name}"] = {"room": timed(lambda: fence.open(Setting(1)).close())}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        data = Path(folder)
+        try:
+            fence = find_sandbox(data, [], Allowance())
+        except UnavailableError as error:
+            print(f"no sandbox here: {error}")
+            fence = None
+        places: dict[str, Sandbox | None] = {"without": None} | ({fence.name: fence} if fence is not None else {})
+        actions: dict[tuple[str, str], Callable[[], object]] = {}
+        taken: dict[tuple[str, str], list[float]] = {}
+        for name, width in WIDTHS.items():
+            for place, sandbox in places.items():
+                subject = Subject(width, sandbox, data)
+                stack.enter_context(subject.worker)
+                taken[f"{name}, {place}", "child"] = [subject.child]
+                actions |= {(f"{name}, {place}", "empty"): subject.empty}
+                actions |= {(f"{name}, {place}", "one step"): subject.one_step}
+        if fence is not None:
+            actions[fence.name, "room"] = lambda: fence.open(Setting(1)).close()
+        taken |= measure(actions)
+    found: dict[str, dict[str, Any]] = {}
     print(f"{'milliseconds':<28}{'':<10}{'median':>8}   10 % to 90 %")
-    for name, rows in found.items():
-        for what, row in rows.items():
-            print(f"{name:<28}{what:<10}{row['median']:>8.1f}   {row['from']:.1f} to {row['to']:.1f}")
+    for (name, what), times in sorted(taken.items()):
+        low, *_, high = statistics.quantiles(times, n=10) if len(times) > 1 else [times[0], times[0]]
+        found.setdefault(name, {})[what] = {"median": statistics.median(times), "from": low, "to": high}
+        print(f"{name:<28}{what:<10}{statistics.median(times):>8.1f}   {low:.1f} to {high:.1f}")
     about = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(), "rounds": ROUNDS}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"milliseconds": found, "measured on": about}, indent=2, sort_keys=True) + "\n")
