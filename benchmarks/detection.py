@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -40,11 +40,15 @@ import torch
 from benchmarks.detection_table import FORGERS, HONEST, RESULTS, Record, read, report, source_digest, write_page
 from benchmarks.published_check import Batches, PublishedCheck, gap, tensors_of
 from polchain.core.manifest import Snapshot
-from polchain.errors import EvidenceError, PolchainError
+from polchain.errors import EvidenceError, PolchainError, PolicyError
+from polchain.training.fingerprint import Setting
+from polchain.verifier.calibrating import Wish, calibrate
+from polchain.verifier.calibration import Calibration
 from polchain.verifier.policy import Policy
 from polchain.verifier.replay import Outcome, Reproduction
-from polchain.verifier.verdict import Ruled, Verdict
+from polchain.verifier.verdict import REPRODUCED, Ruled, Verdict
 from polchain.verifier.verify import verify
+from polchain.verifier.vouching import OwnRecipe
 from tests.claims import DATA, DIGITS, Recorded, record
 from tests.forgers import warm
 from tests.forgers.attacks import (
@@ -55,6 +59,7 @@ from tests.forgers.attacks import (
     glue,
     interpolation,
     last_jump,
+    moments_within_tolerance,
     planted_recipe,
     rank_matched_init,
     relayed_momentum,
@@ -67,6 +72,8 @@ from tests.forgers.attacks import (
 from tests.forgers.forge import Forgery, Workshop
 from tests.forgers.victims import DELTA_SHARE, VICTIMS, forger, published_check
 
+# The share of a segment's movement by which momentum is altered: what a tolerance of a hundredth would let pass.
+ALTERED = 0.01
 TENTH = tuple(range(5, 160, 10))
 
 Unit = Sequence[tuple[str, int]]
@@ -81,17 +88,25 @@ class Case:
         forge: his work.
         schedule: his workshop, where his steps or checkpoints are not the victim's.
         program: his workshop, where his program is not the victim's; nobody vouches for that one.
+        calibrated: he has two threads, and polchain replays with one, by a calibration of both.
     """
 
     victim: str
     forge: Callable[[Workshop, PublishedCheck], Forgery]
     schedule: Callable[[Workshop], Workshop] = lambda shop: shop
     program: Callable[[Workshop], Workshop] | None = None
+    calibrated: bool = False
 
 
 def honestly(shop: Workshop, _: PublishedCheck) -> Forgery:
     """No forgery at all."""
     return seed_grinding.forge(shop)
+
+
+def elsewhere(shop: Workshop) -> Workshop:
+    """The same workshop on a machine that computes with two threads."""
+    shop.start = replace(shop.start, fingerprint={**shop.start.fingerprint, "threads": 2})
+    return shop
 
 
 def _planted(kind: str) -> Case:
@@ -103,6 +118,8 @@ CASES = {
     "honest Adam": Case("adam", honestly),
     "honest, a checkpoint each step": Case("long", honestly),
     "honest, a giant segment among tiny ones": Case("long", honestly, giant_segment.workshop),
+    "honest SGD, calibrated": Case("sgd", honestly, elsewhere, calibrated=True),
+    "honest Adam, calibrated": Case("adam", honestly, elsewhere, calibrated=True),
     "rank-matched init": Case("sgd", lambda shop, _: rank_matched_init.forge(shop)),
     "interpolation": Case("long", lambda shop, _: interpolation.forge(shop, infinitesimal=False)),
     "infinitesimal updates": Case("long", lambda shop, _: interpolation.forge(shop, infinitesimal=True)),
@@ -117,7 +134,9 @@ CASES = {
     "data subtraction": Case("sgd", lambda shop, _: chosen_data.data_subtraction(shop)),
     "state injection, SGD": Case("sgd", state_injection.forge_sgd),
     "state injection, Adam": Case("adam", state_injection.forge_adam),
-    # "moments within tolerance" goes here, and into FORGERS, once there is a tolerance.
+    "moments within tolerance": Case(
+        "sgd", lambda shop, _: moments_within_tolerance.forge(shop, ALTERED), elsewhere, calibrated=True
+    ),
     "planted in the loss": _planted("loss"),
     "planted in the init": _planted("init"),
     "planted in the data": _planted("data"),
@@ -141,6 +160,16 @@ class Lab:
         self._recorded: dict[str, Recorded] = {}
         self._victim: tuple[tuple[str, int], Path] | None = None
         self._honest: dict[tuple[str, int, str], tuple[float, float]] = {}
+        self._calibrations: dict[str, Calibration] = {}
+
+    def calibration(self, name: str) -> Calibration:
+        """What the verifier tolerates of that victim's recipe between one thread and two; made once, really."""
+        if name not in self._calibrations:
+            own = OwnRecipe.script(DIGITS, VICTIMS[name])
+            # The lengths of the recipe's own segments.
+            wish = Wish(own, DATA, {}, threads=1, lengths=(1, 5), quick=True)
+            self._calibrations[name] = calibrate(wish).calibration
+        return self._calibrations[name]
 
     def victim(self, name: str, seed: int) -> Path:
         """Who was robbed: a recorded run, trained again under the key and seed that follow from a number."""
@@ -170,6 +199,7 @@ class Lab:
         case = CASES[name]
         claim = self.victim(case.victim, seed)
         honest, delta = self.honest(case, seed)
+        calibration = self.calibration(case.victim) if case.calibrated else None
         shop = case.schedule(forger(claim, name, seed))
         check = published_check("adam" if case.victim == "adam" else "sgd")
         begun = warm.seconds()
@@ -188,7 +218,8 @@ class Lab:
         checked = warm.seconds()
         shown = forgery.claim(self.folder / "claim")
         try:
-            said = polchain_says(shop, shown, sha256(f"draw {name} {seed}".encode()).digest(), case.program is None)
+            draw = sha256(f"draw {name} {seed}".encode()).digest()
+            said = polchain_says(shop, shown, draw, case.program is None, calibration)
         finally:
             shutil.rmtree(shown)
         ended = warm.seconds()
@@ -233,22 +264,34 @@ def published_says(check: PublishedCheck, forgery: Forgery, delta: float) -> str
     return "accepted" if check.accepts(forgery.states, forgery.batches, delta=delta) else "largest updates"
 
 
-def polchain_says(shop: Workshop, claim: Path, draw: bytes, vouched: bool) -> Record:
-    """The verdict, or the error's name; which check it was; and how many replays were exact, early and later."""
+def polchain_says(
+    shop: Workshop, claim: Path, draw: bytes, vouched: bool, calibration: Calibration | None = None
+) -> Record:
+    """The verdict, or the error's name; which check it was; and how many replays were reproduced, early and later."""
     recipe = shop.genesis.recipe
     assert recipe is not None
-    policy = Policy(keys=frozenset({shop.key.public}), unsafe_no_sandbox=not vouched)
+    calibrations = () if calibration is None else (calibration,)
+    policy = Policy(keys=frozenset({shop.key.public}), unsafe_no_sandbox=not vouched, calibrations=calibrations)
+    setting = None if calibration is None else Setting(1)
     own = {"recipe": DIGITS, "recipe_arguments": recipe.arguments} if vouched else {}
     try:
-        verdict = verify(claim, policy, data=DATA, seed=draw, timeout=300, **own)  # type: ignore[arg-type]
-    except EvidenceError as error:
+        verdict = verify(
+            claim,
+            policy,
+            data=DATA,
+            seed=draw,
+            timeout=300,
+            setting=setting,
+            **own,  # type: ignore[arg-type]
+        )
+    except (EvidenceError, PolicyError) as error:
         nothing = [0, 0]
         return {"polchain": type(error).__name__, "by": str(error), "early": nothing, "later": nothing, "sandbox": ""}
     replays = [item for item in verdict.reproductions if item.pick is not None]
     halves: dict[bool, list[bool]] = {True: [], False: []}
     for item in replays:
         assert item.pick is not None
-        halves[3 * item.pick.segment.first < verdict.steps].append(item.outcome is Outcome.EXACT)
+        halves[3 * item.pick.segment.first < verdict.steps].append(item.outcome in REPRODUCED)
     return {
         "polchain": verdict.outcome.value,
         "by": refused_by(verdict),
@@ -259,10 +302,10 @@ def polchain_says(shop: Workshop, claim: Path, draw: bytes, vouched: bool) -> Re
 
 
 def refused_by(verdict: Verdict) -> str:
-    """Which check refused; empty for VERIFIED."""
-    if verdict.outcome is Ruled.VERIFIED:
+    """Which check refused; empty for VERIFIED and CONSISTENT."""
+    if verdict.outcome in (Ruled.VERIFIED, Ruled.CONSISTENT):
         return ""
-    bad = next((item for item in verdict.reproductions if item.outcome is not Outcome.EXACT), None)
+    bad = next((item for item in verdict.reproductions if item.outcome not in REPRODUCED), None)
     worst = next((item for item in verdict.reproductions if item.outcome is Outcome.REFUTED), bad)
     if worst is not None and not verdict.reasons[0].startswith("the entr"):
         return _by(worst)
@@ -283,6 +326,9 @@ def _by(item: Reproduction) -> str:
         found = "settings of the recipe"
     elif "not disclosed" in item.reason:
         found = "state not disclosed"
+    elif "over tau" in item.reason:
+        part = "optimizer" if item.reason.startswith("the claimed optimizer") else "model"
+        found = f"tau of the {part} state, two segments straight through"
     else:
         found = f"rho of the {'optimizer' if 'claimed optimizer' in item.reason else 'model'} state"
     return f"{found} ({item.pick.reasons[0]})"

@@ -29,12 +29,12 @@ def test_every_row_of_the_table_has_its_case() -> None:
 
 
 def test_a_sitting_goes_on_with_what_was_not_tried() -> None:
-    everything = [pair for unit in units(2, 8, "", set()) for pair in unit]
-    assert len(everything) == len(set(everything)) == 2 * len(table.FORGERS) + 8
+    everything = [pair for unit in units(2, 12, "", set()) for pair in unit]
+    assert len(everything) == len(set(everything)) == 2 * len(table.FORGERS) + 12
     done = set(random.Random(3).sample(everything, 20))
-    left = [pair for unit in units(2, 8, "", done) for pair in unit]
+    left = [pair for unit in units(2, 12, "", done) for pair in unit]
     assert set(left) == set(everything) - done
-    assert {name for unit in units(2, 8, "glue", set()) for name, _ in unit} == {"glue"}
+    assert {name for unit in units(2, 12, "glue", set()) for name, _ in unit} == {"glue"}
 
 
 def test_a_row_counts_who_was_accepted_of_how_many() -> None:
