@@ -69,9 +69,11 @@ def advise(calibration: Calibration, pair: tuple[int, int]) -> Advice:
         early = after
     if not early or not after:
         phase = "early" if not early else "late"
-        shortest = min(point.steps for point in points)
-        mine = [p for p in points if p.steps == shortest and (p.first < late) == (phase == "early")]
-        errors = max(mine, key=_worst).errors
+        mine = [point for point in points if (point.first < late) == (phase == "early")]
+        if not mine:
+            return Advice((), 0, 0.0, f"no {phase} segment was measured")
+        shortest = min(point.steps for point in mine)
+        errors = max((point for point in mine if point.steps == shortest), key=_worst).errors
         part = max(PARTS, key=lambda each: errors.of(each) / CAPS[each])
         return Advice(
             (), 0, 0.0,

@@ -301,6 +301,24 @@ def test_where_even_single_steps_differ_too_much_only_exact_replay_serves() -> N
     assert found.reason == "early segments of 1 step differ by rho 0.005 of the parameters already; 0.002 would do"
 
 
+@given(
+    st.lists(
+        st.builds(
+            point,
+            st.sampled_from([0, 2, 20, 100, 390]),
+            st.sampled_from([1, 5, 10]),
+            st.sampled_from([0.0, 1e-4, 0.5, 1e9]),
+        ),
+        min_size=1,
+    )
+)
+def test_whatever_was_measured_there_is_an_advice_or_a_reason(points: list[Point]) -> None:
+    late = choose_late(points, 400)
+    found = advise(replace(CALIBRATION, points=tuple(points), late=late), (0, 1))
+    assert bool(found.schedule) != bool(found.reason)
+    assert (found.checkpoints > 0) is bool(found.schedule)
+
+
 def test_a_schedule_under_which_errors_add_up_is_not_advised() -> None:
     found = advise(replace(CALIBRATION, trained=10.0001), (0, 1))
     assert found.schedule == ()
