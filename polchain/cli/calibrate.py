@@ -69,7 +69,7 @@ def calibrate(
     ] = WEEK,
     as_json: Json = False,
 ) -> None:
-    """measure how far honest replays of a recipe part on other machines."""
+    """measure how far honest replays part on other machines."""
     check_seconds("--timeout", timeout)
     wanted = _lengths(lengths)
     if out is not None and out.exists():
