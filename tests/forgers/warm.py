@@ -43,7 +43,7 @@ class KeptWorker(Worker):
     """A worker that takes an idle child where there is one, and leaves it when it closes."""
 
     def close(self) -> None:
-        """Leave the child to others; one that was interrupted, reads other data or is one too many is ended."""
+        """Leave the child to others; one that reads other data, or is one too many, is ended."""
         idle = _idle[self._key()]
         if self._process is not None and self._process.poll() is None and self._may_stay() and len(idle) < MOST_IDLE:
             assert self._control is not None
@@ -52,6 +52,10 @@ class KeptWorker(Worker):
             self._process = self._control = None
             return
         super().close()
+
+    def interrupt(self) -> None:
+        """From another thread: nothing more is begun. What is under way is short here, and its child worth keeping."""
+        self._interrupted = True
 
     def _start(self) -> None:
         self._stop()
@@ -66,7 +70,7 @@ class KeptWorker(Worker):
         _started.append(self._process)
 
     def _may_stay(self) -> bool:
-        return not self._interrupted and self.data.resolve() == DATA.resolve()
+        return self.data.resolve() == DATA.resolve()
 
     def _key(self) -> Hashable:
         # A sandbox limits a child's time when it starts.
