@@ -19,8 +19,9 @@ all has to be equal. First and second moments differ by orders of magnitude, so 
 of one buffer's name, one moment's, one object's.
 
 What is no measurement stays out of rho and is compared exactly: integers, booleans, Python's scalars, the set of rows
-and their shapes, and counters, which torch keeps as floating tensors of one element (Adam's `step`). Schedules are
-float arithmetic, which another library rounds in another way: their rows may differ in the last bits.
+and their shapes, and counters, which torch keeps as floating tensors of one element (Adam's `step`). So is what may
+never forget an error, for the drift of small ones in it has no bound: `extra`, and all buffers but running statistics.
+Schedules are float arithmetic, which another library rounds in another way: their rows may differ in the last bits.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ __all__ = ["errors_between", "false_row", "initial_gap", "same_schedule"]
 # The end of a cosine is a small difference of large numbers, whose relative error is large: hence the floor.
 SETTING_TOLERANCE = 1e-6
 SETTING_FLOOR = 1e-9
+# torch's batch and instance norms: averages that forget a tenth each step, and that training does not read.
+RUNNING = ("running_mean", "running_var")
 
 
 def errors_between(
@@ -80,7 +83,8 @@ def initial_gap(one: Snapshot, other: Snapshot) -> float:
 def false_row(claimed: Snapshot, replayed: Snapshot) -> str:
     """The first row that no tolerance covers and that is not equal; empty where there is none.
 
-    Those are all rows but floating tensors (counters excepted) and the schedule: see `same_schedule`.
+    Those are all rows but parameters, moments and running statistics (counters excepted), and the schedule: see
+    `same_schedule`.
     """
     ours = {row.name: row for row in replayed.manifest.rows if group_of(row.name) != "schedule"}
     theirs = {row.name: row for row in claimed.manifest.rows if group_of(row.name) != "schedule"}
@@ -91,6 +95,8 @@ def false_row(claimed: Snapshot, replayed: Snapshot) -> str:
         if not isinstance(row, TensorRow) or not isinstance(other, TensorRow) or row.dtype not in FLOATING:
             return name
         if (row.role, row.dtype, row.shape) != (other.role, other.dtype, other.shape) or _is_counter(row, replayed):
+            return name
+        if not _forgets(row):
             return name
     return ""
 
@@ -171,6 +177,12 @@ def _kind(row: TensorRow) -> tuple[str, str]:
     if group == "optimizer":
         return "optimizer", rest.rpartition("/")[2]
     return "extra", rest.partition("/")[0]
+
+
+def _forgets(row: TensorRow) -> bool:
+    """Whether an error in this row is bounded: it is in the drift (parameters, moments), or averaged away."""
+    part, kind = _kind(row)
+    return part in ("parameters", "optimizer") or (part == "buffers" and kind in RUNNING)
 
 
 def _is_counter(row: TensorRow, state: Snapshot) -> bool:

@@ -80,7 +80,7 @@ def advise(calibration: Calibration, pair: tuple[int, int]) -> Advice:
             f"{phase} segments of {shortest} step{'s' if shortest > 1 else ''} differ by rho {errors.of(part):.2g} of "
             f"the {part} already; {CAPS[part] / ROOM:g} would do",
         )  # fmt: skip
-    tolerance = Tolerance(calibration, points, 0.0)
+    tolerance = Tolerance(calibration, points, 0.0, calibration.fingerprints[pair[1]])
     refusal = ""
     for short, long in sorted(((a, b) for a in early for b in after), key=lambda ks: _count(ks, late, steps)):
         schedule = ((0, long),) if late == 0 or short == long else ((0, short), (late, long))

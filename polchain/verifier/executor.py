@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from polchain.errors import PolchainError, WorkerError
+from polchain.errors import PolchainError
 from polchain.verifier.bench import Bench
 from polchain.verifier.capacity import Capacity
 from polchain.verifier.challenge import Pick
@@ -120,7 +120,10 @@ class Executor:
                     lane.bench.interrupt()
             for lane in lanes:
                 lane.join()
-                lane.bench.reset()
+                if lane.number:
+                    lane.bench.close()
+                else:
+                    lane.bench.reset()
 
     def _open(self, lanes: list[_Lane], board: _Board, wanted: int) -> None:
         for number in range(len(lanes), wanted):
@@ -248,7 +251,7 @@ class _Lane(threading.Thread):
         if self.number:
             try:
                 self.bench.worker().warm()  # before it takes a pick that another lane would begin at once
-            except WorkerError as error:
+            except (PolchainError, OSError) as error:
                 log.info("one replaying process less: %s", error)
                 return
         while (number := self.board.take()) is not None:

@@ -160,7 +160,8 @@ class Results:
 
     def __init__(self, path: Path, claim: Path, key: bytes | None = None) -> None:
         self.path = path
-        if path.resolve().is_relative_to(claim.resolve()):
+        # Not Path.resolve(), which fails where links go round in a circle.
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(claim)):
             raise UsageError(f"{path} lies in the claim, which may hold nothing that is not listed", hint=HINT)
         self._key = results_key() if key is None else key
         self._belonging: Belonging | None = None
@@ -241,13 +242,13 @@ class Results:
             self._whole += len(line) + 1
 
     def _lines(self) -> Iterator[bytes]:
-        """The whole lines. A torn one at the end is none, but a torn first line is no results file's."""
+        """The whole lines. What ends in none is torn off, but a torn first line is no results file's."""
         with os.fdopen(os.dup(self._file), "rb") as file:
             file.seek(0)
             while line := file.readline(LINE_LIMIT + 1):
                 if not line.endswith(b"\n"):
-                    if len(line) > LINE_LIMIT or self._belonging is None:
-                        raise FormatError("a line without an end")
+                    if self._belonging is None or (len(line) > LINE_LIMIT and b"\n" in file.read(LINE_LIMIT)):
+                        raise FormatError("a line without an end, or over the limit")
                     return
                 yield line[:-1]
 

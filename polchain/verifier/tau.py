@@ -45,11 +45,13 @@ class Tolerance:
         calibration: where it comes from.
         points: the pair's measurements.
         apart: how far their initial states were apart, over the size of the state.
+        here: the fingerprint of what computes here.
     """
 
     calibration: Calibration
     points: tuple[Point, ...]
     apart: float
+    here: Fingerprint
 
     def noise(self, first: int, steps: int) -> Errors | None:
         """The largest honest errors of segments of that length, or the next longer one, in that phase.
@@ -164,4 +166,4 @@ def tolerance_between(calibration: Calibration, claimed: Fingerprint, here: Fing
     if not points:
         return "the calibration has no measurement between the prover's setting and this one"
     apart = [point.rho for point in calibration.initials if point.pair in pairs]
-    return Tolerance(calibration, points, max(apart, default=0.0))
+    return Tolerance(calibration, points, max(apart, default=0.0), here)

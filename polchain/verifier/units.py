@@ -27,7 +27,7 @@ from polchain.training.rho import PARTS, Errors
 from polchain.training.worker import Closing, Replayed
 from polchain.verifier.behaviour import shown_step
 from polchain.verifier.bench import Bench, bounds_of, state_of
-from polchain.verifier.calibration import Fingerprint
+from polchain.verifier.calibration import Fingerprint, same_fingerprint
 from polchain.verifier.integrity import IntactClaim, Segment
 from polchain.verifier.policy import Policy
 from polchain.verifier.soundness import check_drift
@@ -177,6 +177,8 @@ def examine_unit(
         raise
     except PolchainError as error:
         return _differs(f"could not be replayed straight through: {error}")
+    if not same_fingerprint(result.fingerprint, tolerance.here):
+        return _differs("this replay computed on another device or setting than was calibrated", result.seconds)
     if not same_opening(intact, unit[0].opening, result):
         return _differs("the opening state is another one after it was put back", result.seconds)
     exact = [
@@ -184,7 +186,7 @@ def examine_unit(
         for closing, part in zip(result.closings, unit, strict=True)
     ]
     picked = 0 if segment.index == unit[0].index else 1
-    if exact[0] and exact[picked] and loss_is_near(segment.closing.loss, result.closings[picked].loss):
+    if exact[0] and exact[picked] and segment.closing.loss == result.closings[picked].loss:
         return UnitFinding(True, True, 0.0, 0.0, 0.0, result.seconds, shown=result.shown)
     return replace(_compare(intact, unit, opening, result, tolerance), shown=result.shown)
 

@@ -93,6 +93,21 @@ def test_buffers_and_extra_have_their_own_parts() -> None:
     assert (found.parameters, found.buffers, found.extra) == (0.0, 0.5, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerated"),
+    [
+        ("model/norm.running_mean", True),
+        ("model/norm.running_var", True),
+        ("model/codebook", False),
+        ("extra/teacher/weight", False),
+        ("optimizer/w/exp_avg", True),
+    ],
+)
+def test_what_may_never_forget_an_error_has_to_be_equal(name: str, tolerated: bool) -> None:
+    here, claimed = (with_rows(state(1.0), {name: torch.full((4,), value)}) for value in (1.0, 1.0 + 1e-6))
+    assert false_row(claimed, here) == ("" if tolerated else name)
+
+
 def test_the_worse_of_two_ends_counts_part_by_part() -> None:
     found = worst(Errors(1.0, 2.0, 0.0, 5.0, 0.0, ("a",) * 5), Errors(3.0, 1.0, 1.0, 0.0, 0.0, ("b",) * 5))
     assert found == Errors(3.0, 2.0, 1.0, 5.0, 0.0)

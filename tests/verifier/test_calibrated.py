@@ -113,6 +113,24 @@ def noisy(calibration: Calibration, **parts: float) -> Calibration:
     return replace(calibration, points=tuple(louder(point) for point in calibration.points))
 
 
+# Losses
+
+
+def test_equal_states_with_another_loss_are_never_verified(
+    two: Recorded, lab: Calibration, judged: Verify, tmp_path: Path
+) -> None:
+    """By another fingerprint than his own a prover opens the calibrated road, on which losses need only be near."""
+    shop = Workshop(two.claim)
+    theirs = shop.start
+    shop.start = replace(theirs, fingerprint=lab.fingerprints[0])  # trained as this verifier replays
+    states, losses = shop.train(STEPS)
+    shop.start = theirs
+    lied = [None if loss is None else loss * 0.97 for loss in losses]
+    for name, told, outcomes in (("as it was", losses, {Ruled.VERIFIED}), ("lied", lied, {Ruled.CONSISTENT})):
+        claim = Forgery(shop, states, told).claim(tmp_path / name.replace(" ", "-"))
+        assert judged(claim, shop.key.public, [lab]).outcome in outcomes, name
+
+
 # Honest runs
 
 

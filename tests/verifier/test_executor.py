@@ -47,22 +47,26 @@ class Idle:
 
     peak = 0
 
-    def __init__(self, *, starts: bool = True) -> None:
-        self.starts = starts
+    def __init__(self, *, failure: Exception | None = None) -> None:
+        self.failure = failure
         self.interrupted = threading.Event()
+        self.closed = False
 
     def worker(self) -> Idle:
         return self
 
     def warm(self) -> None:
-        if not self.starts:
-            raise WorkerError("no memory")
+        if self.failure is not None:
+            raise self.failure
 
     def interrupt(self) -> None:
         self.interrupted.set()
 
     def reset(self) -> None:
         pass
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture
@@ -206,10 +210,22 @@ def test_an_interruption_ends_what_is_under_way_and_leaves_no_thread(picks: list
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("polchain-lane")]
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_lane_whose_child_does_not_start_takes_nothing(picks: list[Pick]) -> None:
-    benches = iter([Idle(), Idle(starts=False), Idle(starts=False)])
+    benches = iter([Idle(), Idle(failure=WorkerError("no memory")), Idle(failure=BlockingIOError("no processes"))])
     pool = lanes(3, lambda: next(benches))
     assert pool.run(picks, lambda pick, _: Done(exact(pick))) == [exact(pick) for pick in picks]
+
+
+def test_the_children_of_other_lanes_end_with_them(picks: list[Pick]) -> None:
+    made: list[Idle] = []
+
+    def make() -> Idle:
+        made.append(Idle())
+        return made[-1]
+
+    lanes(3, make).run(picks, lambda pick, _: Done(exact(pick)))
+    assert [bench.closed for bench in made] == [False, True, True], "the first goes on with the tests of behaviour"
 
 
 @pytest.fixture

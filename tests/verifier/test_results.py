@@ -88,6 +88,23 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_torn(
         assert path.read_bytes() == written, "what was torn is written over"
 
 
+@pytest.mark.parametrize("size", [100, 3000, 9000])
+def test_what_a_power_loss_left_at_the_end_is_dropped(
+    size: int, written: bytes, path: Path, claim: Path, mine: Belonging
+) -> None:
+    path.write_bytes(written + bytes(size))
+    with Results(path, claim, KEY) as results:
+        assert len(results.begin(mine)) == written.count(b"\n") - 1
+
+
+def test_links_in_a_circle_are_refused_by_name(tmp_path: Path, claim: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(UsageError, match="cannot be opened"):
+        Results(loop, claim, KEY)
+    assert main(["calibrate", __file__, "--data", str(loop)]) == 2
+
+
 def test_a_torn_first_line_is_no_results_file(written: bytes, path: Path, claim: Path) -> None:
     # It could be any other file of the user's, and would be written over.
     first = written.index(b"\n")
