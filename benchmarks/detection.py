@@ -309,12 +309,12 @@ def refused_by(verdict: Verdict) -> str:
     worst = next((item for item in verdict.reproductions if item.outcome is Outcome.REFUTED), bad)
     if worst is not None and not verdict.reasons[0].startswith("the entr"):
         return _by(worst)
-    for beginning, found in (
+    for words, found in (
         ("the entry of step", "stated size of an update"),
         ("the entries up to step", "stated sizes around a state that is not shown"),
-        ("every replay is exact, but nobody vouched", "nobody vouched"),
+        ("nobody vouched for the recipe", "nobody vouched"),
     ):
-        if verdict.reasons[0].startswith(beginning):
+        if words in verdict.reasons[0]:
             return found
     return verdict.reasons[0]
 
@@ -331,7 +331,8 @@ def _by(item: Reproduction) -> str:
         found = f"tau of the {part} state, two segments straight through"
     else:
         found = f"rho of the {'optimizer' if 'claimed optimizer' in item.reason else 'model'} state"
-    return f"{found} ({item.pick.reasons[0]})"
+    # What a screen measured is another number each time.
+    return f"{found} ({item.pick.reasons[0].partition(':')[0]})"
 
 
 def units(seeds: int, honest: int, only: str, done: set[tuple[str, int]]) -> list[Unit]:
