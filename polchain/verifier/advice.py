@@ -68,16 +68,16 @@ def advise(calibration: Calibration, pair: tuple[int, int]) -> Advice:
     if late == 0:
         early = after
     if not early or not after:
-        phase = "early" if not early else "late"
-        mine = [point for point in points if (point.first < late) == (phase == "early")]
+        phase = "early " if late > 0 and not early else "late " if late > 0 else ""
+        mine = [point for point in points if (point.first < late) == (phase == "early ")]
         if not mine:
-            return Advice((), 0, 0.0, f"no {phase} segment was measured")
+            return Advice((), 0, 0.0, f"no {phase}segment was measured")
         shortest = min(point.steps for point in mine)
         errors = max((point for point in mine if point.steps == shortest), key=_worst).errors
         part = max(PARTS, key=lambda each: errors.of(each) / CAPS[each])
         return Advice(
             (), 0, 0.0,
-            f"{phase} segments of {shortest} step{'s' if shortest > 1 else ''} differ by rho {errors.of(part):.2g} of "
+            f"{phase}segments of {shortest} step{'s' if shortest > 1 else ''} differ by rho {errors.of(part):.2g} of "
             f"the {part} already; {CAPS[part] / ROOM:g} would do",
         )  # fmt: skip
     tolerance = Tolerance(calibration, points, 0.0, calibration.fingerprints[pair[1]])

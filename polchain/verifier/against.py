@@ -19,11 +19,28 @@ from polchain.verifier.calibrate import Progress, Subject, errors_of
 from polchain.verifier.calibration import LARGEST, Fingerprint, InitialPoint, Point
 from polchain.verifier.integrity import IntactClaim
 
-__all__ = ["measure_claim"]
+__all__ = ["check_claim", "measure_claim"]
 
 CLAIM_UNITS = 24
 EARLY_UNITS = 6
 GROUPS_OF_SEGMENTS = (1, 2, 5, 10)
+
+
+def check_claim(subject: Subject, intact: IntactClaim) -> None:
+    """Check that a claim can be calibrated against, before anything is trained.
+
+    Raises:
+        UsageError: the claim is of another recipe or other data, or cannot be replayed.
+    """
+    recipe, start = intact.genesis.recipe, intact.start
+    if recipe is None or start is None or intact.seed is None or intact.order is None:
+        raise UsageError("a foreign run, or one without steps, cannot be replayed: nothing to calibrate against")
+    if recipe.program() != subject.children.program.ref.program():
+        raise UsageError(
+            "the claim to calibrate against is of another recipe", hint="entry point, arguments and files are compared"
+        )
+    if intact.genesis.dataset != subject.dataset:
+        raise UsageError("the claim to calibrate against was trained on other data", hint="point --data at the same")
 
 
 def measure_claim(
@@ -41,15 +58,11 @@ def measure_claim(
         UsageError: the claim is of another recipe or other data.
         CheckpointMissingError: it discloses no states.
     """
-    recipe, start = intact.genesis.recipe, intact.start
-    if recipe is None or start is None or intact.seed is None or intact.order is None:
-        raise UsageError("a foreign run, or one without steps, cannot be replayed: nothing to calibrate against")
-    if recipe.program() != subject.children.program.ref.program():
-        raise UsageError(
-            "the claim to calibrate against is of another recipe", hint="entry point, arguments and files are compared"
-        )
-    if intact.genesis.dataset != subject.dataset:
-        raise UsageError("the claim to calibrate against was trained on other data", hint="point --data at the same")
+    check_claim(subject, intact)
+    start = intact.start
+    assert start is not None
+    assert intact.seed is not None
+    assert intact.order is not None
     setting = setting_of(start.fingerprint)
     units = _units_of(intact)
     points: list[Point] = []

@@ -20,7 +20,7 @@ from polchain.training.moments import slowest_decay
 from polchain.training.program import Program
 from polchain.training.worker import Worker
 from polchain.verifier.advice import Advice, advise, choose_late
-from polchain.verifier.against import measure_claim
+from polchain.verifier.against import check_claim, measure_claim
 from polchain.verifier.calibrate import Children, Measured, Progress, Subject, distances, measure, train_once
 from polchain.verifier.calibration import Calibration, Fingerprint, InitialPoint, Point, same_fingerprint
 from polchain.verifier.integrity import IntactClaim
@@ -99,6 +99,8 @@ def _calibrate(wish: Wish, children: Children, progress: Progress | None) -> Ans
     subject = Subject.of(children, reference)
     cuda = native.cuda and _device(subject, reference) == "cuda"
     machines = machines_here(threads, capability=native.capability, cuda=cuda, quick=wish.quick)
+    for intact in wish.claims.values():
+        check_claim(subject, intact)
     steps = _steps(wish, subject)
     openings = plan(steps, wish.lengths, quick=wish.quick)
     found = measure(subject, machines, openings, steps, progress=progress)

@@ -298,6 +298,8 @@ def test_early_segments_are_to_be_short_and_late_ones_long() -> None:
 def test_where_even_single_steps_differ_too_much_only_exact_replay_serves() -> None:
     found = advise(replace(CALIBRATION, points=(point(0, 1, 5e-3), *POINTS[4:])), (0, 1))
     assert found.schedule == ()
+    flat = advise(replace(CALIBRATION, points=(point(0, 1, 5e-3),), late=0), (0, 1))
+    assert flat.reason == "segments of 1 step differ by rho 0.005 of the parameters already; 0.002 would do"
     assert found.reason == "early segments of 1 step differ by rho 0.005 of the parameters already; 0.002 would do"
 
 
