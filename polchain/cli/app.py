@@ -17,7 +17,6 @@ import typer
 import polchain
 from polchain.cli import output
 from polchain.cli.failures import report, report_usage
-from polchain.errors import UsageError
 
 __all__ = ["COMMANDS", "application", "main"]
 
@@ -45,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "polchain"
             return report_usage(str(error.format_message()), str(command), as_json=as_json)
-        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of pathlib, before Python 3.13
-            error = UsageError(f"links that go round in a circle: {str(error).partition(' from ')[2]}")
         return report(error, as_json=as_json)
     return code if isinstance(code, int) else 0
 

@@ -102,7 +102,6 @@ def test_links_in_a_circle_are_refused_by_name(tmp_path: Path, claim: Path) -> N
     loop.symlink_to(loop)
     with pytest.raises(UsageError, match="cannot be opened"):
         Results(loop, claim, KEY)
-    assert main(["calibrate", __file__, "--data", str(loop)]) == 2
 
 
 def test_a_torn_first_line_is_no_results_file(written: bytes, path: Path, claim: Path) -> None:
@@ -176,7 +175,7 @@ def test_nonsense_under_a_right_mac_is_refused_by_name(
         with Results(path, claim, KEY) as results:
             found = results.begin(mine)
     except UsageError:
-        assert [first, other] != before, "nothing was changed"
+        assert json.dumps([first, other]) != json.dumps(before), "nothing was changed"  # by type too: True == 1
         return
     assert first == before[0]
     assert found == {other["segment"]: float.fromhex(other["seconds"])}
