@@ -48,6 +48,7 @@ TAGS: Final[Mapping[str, bytes]] = MappingProxyType(
             "public-challenge",
             "behaviour",
             "key-binding",
+            "task",
             "dataset",
         )
     }

@@ -10,6 +10,7 @@
     unsafe_no_sandbox = false                           run any recipe without the sandbox, on this machine, as you
     [sandbox] ...                                       what a recipe may use in the sandbox; see `allowance`
     [[network]] ...  [[tsa]] ...                        whose time is believed; see `sources`
+    [dispute] ...                                       when two models are the same, and public ones; see `terms`
 
 Whatever the file does not say has the value above (no keys, no recipes, no sources of time), but for `budget` and
 `max_swap_escape`: without them nothing caps the replays, and no verdict depends on the swap bound.
@@ -27,6 +28,7 @@ from polchain.errors import PolchainError, PolicyError
 from polchain.verifier.allowance import Allowance
 from polchain.verifier.soundness import check_fraction, draws_needed
 from polchain.verifier.sources import Sources
+from polchain.verifier.terms import Terms
 
 __all__ = ["Policy"]
 
@@ -48,6 +50,7 @@ class Policy:
         budget: the most that all replays may cost, as a share of the run's steps; None where nothing caps them.
         max_swap_escape: the largest escape of the swap bound that is accepted; None for any, and for none at all.
         sources: whose time is believed; empty means that no time is final.
+        dispute: when two models are the same, and which are public.
     """
 
     keys: frozenset[PublicKey] = field(default_factory=frozenset)
@@ -60,6 +63,7 @@ class Policy:
     sources: Sources = field(default_factory=Sources)
     budget: float | None = None
     max_swap_escape: float | None = None
+    dispute: Terms = field(default_factory=Terms)
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
@@ -94,7 +98,7 @@ class Policy:
             raise PolicyError(f"cannot read the policy {path}: {error}") from error
         known = {
             "keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox", "budget",
-            "max_swap_escape", "sandbox", "network", "tsa",
+            "max_swap_escape", "sandbox", "network", "tsa", "dispute",
         }  # fmt: skip
         for name in values:
             if name not in known:
@@ -112,6 +116,7 @@ class Policy:
                 sources=Sources.parse(values, path.parent),
                 budget=_number(values, "budget", 0.0) if "budget" in values else None,
                 max_swap_escape=_number(values, "max_swap_escape", 0.0) if "max_swap_escape" in values else None,
+                dispute=Terms.parse(values.get("dispute", {}), path.parent),
             )
         except PolicyError:
             raise

@@ -55,6 +55,7 @@ class Request:
         seed: 32 bytes to draw from; fresh randomness where None.
         full: replay every segment.
         timeout: the most seconds for one replay.
+        disputed: steps of the states that somebody disputes: the segments around them are replayed.
     """
 
     claim: Path
@@ -64,6 +65,7 @@ class Request:
     seed: bytes | None = None
     full: bool = False
     timeout: float = 3600.0
+    disputed: tuple[int, ...] = ()
 
 
 def verify(
@@ -166,6 +168,7 @@ def _replay_and_judge(
         updates=seen.updates,
         top_updates=policy.top_updates,
         flagged=seen.flagged,
+        disputed=request.disputed,
         full=request.full,
         budget=policy.budget,
         reserved=behaviour_steps(intact),
