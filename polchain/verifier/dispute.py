@@ -171,7 +171,7 @@ def _steps_that_matter(
 def _descent(
     younger: Party, elder: Party, covered: Coverage | None, free: frozenset[RowId], until: int | None = None
 ) -> Descent | None:
-    if covered is None or elder.intact is None or younger.intact is None:
+    if covered is None:
         return None
     declared = _declared(younger, elder)
     if declared is not None:
@@ -184,8 +184,8 @@ def _descent(
 
 def _declared(younger: Party, elder: Party) -> Descent | None:
     """That the younger's genesis names a checkpoint of the elder's as its parent, and that it begins with its model."""
-    assert younger.intact is not None
-    assert elder.intact is not None
+    if younger.intact is None or elder.intact is None:
+        return None
     parent = younger.intact.genesis.parent
     step = elder.entry_of(parent) if parent is not None else None
     if step is None or not younger.intact.checkpoints:
@@ -229,12 +229,12 @@ def _pair(
         verified = max((key[-1] for key, one in elder.verdicts.items() if one is verdicts[elder.name]), default=None)
         found.append(_descent(younger, elder, covers[younger.name], public | own, verified))
         free |= own
-    declared = [
-        one.intact is not None and other.intact is not None and _declared(one, other) is not None
-        for one, other in ((left, right), (right, left))
-    ]
+    # What the younger has only from its parent is the elder's alone.
+    honest = [_declared(left, right), _declared(right, left)]
+    places = [covers[left.name], covers[right.name]]
+    declared = [h is not None and c is not None and c.step > h.step for h, c in zip(honest, places, strict=True)]
     between = Between(
-        same_rows=_same_rows(left, right, covers, free),
+        same_rows=not any(honest) and _same_rows(left, right, covers, free),
         left_descends=found[0] is not None,
         right_descends=found[1] is not None,
         left_declared=declared[0],

@@ -45,7 +45,9 @@ class Pair:
         if decision.outcome is Outcome.CONTINUES:
             left, _ = self.descents
             younger, elder = (self.left, self.right) if left is not None else (self.right, self.left)
-            return f"{younger} continues {elder}'s run, as it declares: each has its own steps"
+            worked = self.sides[0 if left is not None else 1].worked
+            own = f"{younger}'s own steps are {'verified' if worked else 'not verified'}"
+            return f"{younger} continues {elder}'s run, as it declares: {elder} worked for that; {own}"
         if decision.outcome is Outcome.DESCENDS:
             return f"{one}'s: what {other} shows is made of states that {one} worked for"
         if decision.outcome is Outcome.EARLIER:

@@ -94,7 +94,7 @@ class Party:
     def verify(self, steps: Sequence[int], progress: Progress | None) -> Verdict | None:
         """The verdict up to the last of these steps; None where nothing could be verified, which is then said."""
         key = tuple(sorted(set(steps)))
-        if self.intact is None or not key:
+        if self.intact is None or self.void or not key:
             return None
         if key not in self.verdicts:
             self.verdicts[key] = self._verified(up_to(self.intact, key[-1]), key, progress)

@@ -3,13 +3,13 @@
 The first that applies; A and B may change places in each:
 
     NOT COVERED    neither covers
+    PROVEN         (b) both cover; only B worked, exactly, from a beacon's seed whose start is dated before A's state
+    PROVEN         (a) both cover; A's state, of the same trained rows, is dated before B's beacon: B copied
+    NOT PROVEN     the same, but A did not work
     DESCENDS       B covers, and is made of states that A worked for: A's
     CONTINUES      the same, declared: both
     PROVEN         only A covers, and worked
-    NOT PROVEN     only A covers, and did not work
-    PROVEN         (b) both cover; only B worked, exactly, from a beacon's seed whose start is dated before A's state
-    PROVEN         (a) both cover; A's state, of the same trained rows, is dated before B's beacon: B copied
-    NOT PROVEN     the same, but A did not work; or neither did
+    NOT PROVEN     only A covers, and did not work; or both cover, and neither worked
     EARLIER        (c) both cover and worked: whose evidence is earlier
     PROVEN         (d) both cover, only A worked, and A's evidence is earlier
     CONTESTED      the same, but later
@@ -155,17 +155,23 @@ def decide(left: Side, right: Side, between: Between) -> Decision:
         return Decision(Outcome.EQUIVOCATION, Sides.NONE, Basis.EQUIVOCATION)
     if not left.covers and not right.covers:
         return Decision(Outcome.NOT_COVERED, Sides.NONE, Basis.NOBODY_COVERS)
-    descended = _descent(left, right, between)
-    if descended is not None:
-        return descended
-    if left.covers != right.covers:
-        only, side = (left, Sides.LEFT) if left.covers else (right, Sides.RIGHT)
-        return _alone(only, side, Basis.ALONE)
+    both = left.covers and right.covers
+    found = (_computed(left, right) or _copied(left, right, between)) if both else None
+    found = found or _descent(left, right, between)
+    if found is not None:
+        return found
+    if both:
+        return _by_evidence(left, right)
+    only, side = (left, Sides.LEFT) if left.covers else (right, Sides.RIGHT)
+    return _alone(only, side, Basis.ALONE)
+
+
+def _computed(left: Side, right: Side) -> Decision | None:
     if _from_a_seed_before(left, right):
         return Decision(Outcome.PROVEN, Sides.LEFT, Basis.SEED)
     if _from_a_seed_before(right, left):
         return Decision(Outcome.PROVEN, Sides.RIGHT, Basis.SEED)
-    return _copied(left, right, between) or _by_evidence(left, right)
+    return None
 
 
 def _descent(left: Side, right: Side, between: Between) -> Decision | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from polchain.core.encoding import JSON
 from polchain.verifier.pairs import ModelRuling
+from polchain.verifier.priority import Outcome
 from polchain.verifier.sametask import Compared, Comparison
 from polchain.verifier.times import plain
 from polchain.verifier.verdict import Verdict
@@ -120,8 +121,9 @@ class Ruling:
             return "UNDECIDED"
         if self.decided and len(words) > 1 and all(model.named == (model.own,) for model in self.models):
             return "INDEPENDENT"
-        if len({model.named for model in self.models}) == 1 and (self.decided or len(set(words)) == 1):
-            return words[0]
+        if len({frozenset(model.named) for model in self.models}) == 1 and (self.decided or len(set(words)) == 1):
+            # The same side on several grounds: said in the order of the table, not of the claims.
+            return min(words, key=[one.value for one in Outcome].index)
         return "SPLIT"
 
     @property
