@@ -5,6 +5,7 @@ The owner trained; each thief has the final weights, all checkpoints, data and r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from polchain.cli.app import main
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.manifest import Manifest, Snapshot
@@ -20,9 +22,10 @@ from polchain.errors import KeyMismatchError, UsageError
 from polchain.verifier.dispute import rule_between
 from polchain.verifier.ruling import Ruling
 from tests.anchors.worlds import Anvil, AnvilWorld
-from tests.claims import DIGITS, checkpoints_of, entries_of, record_once, write_log
+from tests.claims import DATA, DIGITS, checkpoints_of, entries_of, record_once, write_log
 from tests.disputes import NETWORKS, Foreigner, Lab, Prover, nearly, together, weights_of
 from tests.forgers.forge import tensors_of
+from tests.schema import violations
 
 LAST = 16  # entries of a whole log
 
@@ -355,3 +358,56 @@ def test_the_final_weights_in_another_form_are_the_same_model(cast: Cast) -> Non
     save_file(half, cast.folder / "half.safetensors")
     ruling = cast.lab.rule(cast.owner, cast.earlier, model=cast.folder / "half.safetensors")
     assert ruling.named == ("A",)
+
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "ruling.schema.json"
+
+
+def command(cast: Cast, *logs: Prover | Foreigner, more: tuple[object, ...] = ()) -> list[str]:
+    """What an arbiter types."""
+    words: list[object] = ["verify", "--data", DATA, "--unsafe-no-sandbox", "--network", "proving"]
+    words += ["--rpc", cast.lab.world.node.address]
+    for log in logs:
+        words += ["--claim", log.claim, "--key", log.genesis.key]
+        if log.genesis.recipe is not None:
+            words += ["--trust-recipe", log.genesis.recipe.program()]
+    return [str(word) for word in (*words, *more)]
+
+
+def test_the_command_prints_the_sentence_and_two_bars(cast: Cast, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(command(cast, cast.second, cast.early_near, more=("--model", cast.folder / "second.safetensors")))
+    assert code == 4, "the file is not there"
+    tensors = {name.removeprefix("model/"): tensor for name, tensor in tensors_of(cast.second.weights).items()}
+    save_file(tensors, cast.folder / "second.safetensors")
+    capsys.readouterr()
+    code = main(command(cast, cast.second, cast.early_near, more=("--model", cast.folder / "second.safetensors")))
+    out = capsys.readouterr().out
+    assert code == 3
+    lines = out.splitlines()
+    assert lines[0] == "CONTESTED"
+    assert lines[1] == "second.safetensors: contested: of A and B, the one that worked has the later evidence"
+    bars = {line[0]: line for line in lines if line[1:4] == "  |"}
+    assert bars["A"].index("#") > bars["B"].index("#"), "on one scale"
+    assert bars["A"].endswith("; worked")
+    assert bars["B"].endswith("; work not verified")
+    assert "because" in out
+    assert "permuted, rescaled or distilled copies may be missed" in out
+
+
+def test_the_json_is_as_the_schema_has_it(cast: Cast, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = json.loads(SCHEMA.read_text())
+    assert violations({"ruling": "PERHAPS"}, schema), "the checker can refuse"
+    code = main(command(cast, cast.earlier, cast.owner, more=("--json",)))
+    value = json.loads(capsys.readouterr().out)
+    assert violations(value, schema) == []
+    assert (code, value["ruling"], value["decided"], value["named"]) == (0, "INDEPENDENT", True, ["A", "B"])
+    tuned = fine_tune(cast, "tuned-again")
+    for ruling in (cast.lab.rule(tuned, cast.earlier), cast.lab.rule(cast.second, cast.early_near, cast.owner)):
+        assert violations(json.loads(json.dumps(ruling.to_json())), schema) == []
+
+
+def test_what_cannot_be_ruled_on_is_a_usage_error(cast: Cast, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (["--integrity-only"], ["--task", "none.json", "--model", str(cast.weights)]):
+        assert main([*command(cast, cast.earlier, cast.owner), *more]) == 2
+    assert main(["verify", str(cast.owner.claim), "--model", str(cast.weights)]) == 2
+    assert "a ruling takes several claims" in capsys.readouterr().err
