@@ -30,6 +30,7 @@ from polchain.prover.settings import RunSettings
 from polchain.storage.ledger import DATABASE
 
 if TYPE_CHECKING:
+    from polchain.core.task import Task
     from polchain.prover.preregister import AddressHalf
     from polchain.storage.ledger import Ledger
 
@@ -81,6 +82,7 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
         stop_at_genesis=orders.mode == "init",
         settings=_settings(orders, run, source, arguments),
         address=_address(orders),
+        task=_task(orders),
         own_seed=orders.own_seed,
         on_genesis=on_genesis,
         on_checkpoint=on_checkpoint,
@@ -105,6 +107,14 @@ def _address(orders: Orders) -> AddressHalf | None:
 
     run_id, address, signature = (bytes.fromhex(text) for text in (orders.run_id, orders.address, orders.signature))
     return AddressHalf(run_id, address, signature, orders.beacon)
+
+
+def _task(orders: Orders) -> Task | None:
+    if not orders.task:
+        return None
+    from polchain.core.task import Task
+
+    return Task.parse(orders.task.encode())
 
 
 def _answer_init(run: Path, ledger: Ledger) -> None:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polchain.cli import output
-from polchain.errors import MissingFileError, UsageError
+from polchain.cli.options import read_task
+from polchain.errors import UsageError
 
 if TYPE_CHECKING:
-    from polchain.core.task import Task
     from polchain.verifier.pairs import ModelRuling
     from polchain.verifier.policy import Policy
     from polchain.verifier.priority import Side
     from polchain.verifier.ruling import Ruling
     from polchain.verifier.vouching import OwnRecipe
 
-__all__ = ["Settling", "read_task", "rule", "show_ruling", "time_bars"]
+__all__ = ["Settling", "rule", "show_ruling", "time_bars"]
 
 WIDTH = 40
 SHOWN = 12
@@ -63,22 +63,6 @@ def rule(asked: Settling, policy: Policy, *, as_json: bool) -> int:
         ruling = rule_between(case, lambda what, done, total: progress.update(done, total))
     show_ruling(ruling, as_json=as_json)
     return ruling.exit_code
-
-
-def read_task(path: Path) -> Task:
-    """A task's file.
-
-    Raises:
-        MissingFileError: it cannot be read.
-        FormatError: it is no task.
-    """
-    from polchain.core.task import TASK_LIMIT, Task
-
-    try:
-        with path.open("rb") as file:
-            return Task.parse(file.read(TASK_LIMIT + 2))
-    except OSError as error:
-        raise MissingFileError(f"--task {path}: cannot be read: {error.strerror}") from error
 
 
 def show_ruling(ruling: Ruling, *, as_json: bool) -> None:

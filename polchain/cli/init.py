@@ -20,7 +20,7 @@ from polchain.cli.ethereum import (
     Rpc,
 )
 from polchain.cli.launching import Script, prepare, run_apart
-from polchain.cli.options import Data, Json, KeyFile, PassphraseFd, PassphraseFile, load_key
+from polchain.cli.options import Data, Json, KeyFile, PassphraseFd, PassphraseFile, load_key, read_task
 from polchain.cli.publishing import (
     Publisher,
     address_half,
@@ -50,6 +50,14 @@ def init(
     foreign: Annotated[
         bool, typer.Option("--foreign", help="polchain will not own the loop: log checkpoints with `commit`")
     ] = False,
+    task: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="what was ordered: recipe, data, configuration and seed are the task's",
+            show_default=False,
+        ),
+    ] = None,
     anchor: Annotated[
         bool, typer.Option("--anchor", help="publish the genesis at once; the seed then comes from a block after it")
     ] = False,
@@ -71,6 +79,12 @@ def init(
         raise UsageError("init needs --recipe SCRIPT or --foreign, one of them")
     if run_exists(run):
         raise UsageError(f"there is a run at {run} already", hint="choose another folder; `polchain train RUN` goes on")
+    if task is not None and (foreign or anchor):
+        raise UsageError(
+            "--task goes with --recipe, and not with --anchor: the seed is the task's, no beacon's",
+            hint=f"`polchain anchor {run}` publishes the heads of any run",
+        )
+    ordered = read_task(task).encode().decode() if task is not None else ""
     if foreign and (arguments or module or data is not None):
         raise UsageError("--foreign takes no script, arguments or data")
     script = Script(recipe or "", module, tuple(arguments or ()))
@@ -85,7 +99,7 @@ def init(
     if foreign:
         said = _init_foreign(run, half, publisher, key_file, passphrase_file, passphrase_fd)
     else:
-        code, answer = run_apart(orders_for("init", as_json, script, half, publisher), run, script)
+        code, answer = run_apart(orders_for("init", as_json, script, half, publisher, task=ordered), run, script)
         if code != 0:
             if answer:
                 output.relay(answer)

@@ -15,7 +15,7 @@ from polchain.core.digest import Digest, sha256, tag
 from polchain.core.encoding import Fields, decode, encode
 from polchain.core.entries import Start
 from polchain.core.genesis import Configuration, DatasetRef, Genesis
-from polchain.errors import FormatError
+from polchain.errors import FormatError, UsageError
 
 __all__ = ["TASK_LIMIT", "Task", "departures"]
 
@@ -43,6 +43,17 @@ class Task:
     def digest(self) -> Digest:
         """What a genesis names."""
         return sha256(tag("task"), self.encode())
+
+    @classmethod
+    def of(cls, genesis: Genesis, seed: bytes) -> Task:
+        """The task to do what a run does, with this seed.
+
+        Raises:
+            UsageError: a foreign run, which nobody can do again; or no seed of 32 bytes.
+        """
+        if genesis.recipe is None or genesis.dataset is None or genesis.configuration is None or len(seed) != 32:
+            raise UsageError("a task takes a recipe and 32 bytes of seed")
+        return cls(genesis.recipe.program(), genesis.dataset, genesis.configuration, seed)
 
     def encode(self) -> bytes:
         """Canonical bytes; `parse` is the inverse."""
