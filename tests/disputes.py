@@ -26,11 +26,11 @@ from polchain.anchors.wallet import Key
 from polchain.core.binding import Binding, sign_key_binding
 from polchain.core.claim import HEADS, RECEIPTS, Claim, write_listing
 from polchain.core.digest import Digest
-from polchain.core.entries import CheckpointEntry, Entry, encode_entry, leaf_data
+from polchain.core.entries import CheckpointEntry, Entry, KeyChange, encode_entry, leaf_data
 from polchain.core.genesis import Genesis
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
-from polchain.core.note import PrivateKey
+from polchain.core.note import PrivateKey, sign_head
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.verifier import parties, verify
@@ -41,7 +41,7 @@ from polchain.verifier.ruling import Ruling
 from polchain.verifier.terms import Terms
 from tests.anchored import AnchoredLog, asking
 from tests.anchors.worlds import ANVIL_KEY, AnvilWorld
-from tests.claims import DATA, copy_of, write_log
+from tests.claims import DATA, copy_of, entries_of, write_log
 from tests.forgers.forge import ZERO, Workshop, tensors_of, with_rows
 
 NETWORKS = '[proving]\nchain_id = 31337\nfinality = 1\nevidence = "strong"\nbeacon = true\n'
@@ -137,9 +137,10 @@ class WarmShop(Workshop):
 class Prover(AnchoredLog):
     """Somebody with a recorded run: honest if he trains, a thief if he writes somebody else's states."""
 
-    def __init__(self, lab: Lab, folder: Path, *, beacon: bool = True, key: PrivateKey | None = None) -> None:
+    def __init__(self, lab: Lab, folder: Path, *, beacon: bool = True, recovery: PrivateKey | None = None) -> None:
         self.lab, self.world, self.claim = lab, lab.world, folder
-        self.shop = WarmShop(lab.victim, key=key or PrivateKey.generate())
+        self.shop = WarmShop(lab.victim)
+        self.recovery = recovery
         self.shop.lab = lab
         self.key = self.shop.key
         address = Key(ANVIL_KEY).address
@@ -147,6 +148,8 @@ class Prover(AnchoredLog):
         binding = Binding(address, sign_key_binding(self.key, self.shop.run_id, address), by_address)
         chain = self.world.network.chain_id if beacon else None
         self.genesis = replace(self.shop.genesis, ethereum=binding, beacon=chain)
+        if recovery is not None:
+            self.genesis = replace(self.genesis, recovery=recovery.public)
         self.shop.genesis = self.genesis
         self.states: list[Snapshot] = []
         assert self.shop.files is not None
@@ -179,6 +182,19 @@ class Prover(AnchoredLog):
         self.states = list(states)
         self.shop.claim(self.claim, states, losses, edit)
         return self
+
+    def revoke(self) -> Prover:
+        """Append that the key counts no more, signed by the recovery key."""
+        assert self.recovery is not None
+        entries = [*entries_of(self.claim), KeyChange(ZERO, "revoke", self.key.public)]
+        write_log(self.claim, entries, self.recovery)
+        return self
+
+    def note(self, size: int) -> bytes:
+        """That head, signed by whoever signs heads of its size."""
+        last = entries_of(self.claim)[size - 1]
+        revoked = isinstance(last, KeyChange) and self.recovery is not None
+        return sign_head(self.head(size), self.recovery if revoked and self.recovery is not None else self.key)
 
     def initial(self) -> Snapshot:
         """Initial weights, honestly drawn from his own seed."""

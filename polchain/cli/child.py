@@ -24,6 +24,7 @@ from polchain.cli import output
 from polchain.cli.failures import INTERRUPTED, report
 from polchain.cli.follower import wait_for
 from polchain.cli.launching import Orders
+from polchain.core.note import PublicKey
 from polchain.errors import PolchainError
 from polchain.prover.launch import Launch, run_script
 from polchain.prover.settings import RunSettings
@@ -83,6 +84,7 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
         settings=_settings(orders, run, source, arguments),
         address=_address(orders),
         task=_task(orders),
+        recovery=PublicKey.parse(orders.recovery) if orders.recovery else None,
         own_seed=orders.own_seed,
         on_genesis=on_genesis,
         on_checkpoint=on_checkpoint,

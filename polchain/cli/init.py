@@ -28,6 +28,7 @@ from polchain.cli.publishing import (
     publisher_of,
 )
 from polchain.cli.running import Arguments, Folder, Module, Recipe, data_of, run_exists
+from polchain.cli.trust import public_key
 from polchain.errors import AnchorUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ def init(
             show_default=False,
         ),
     ] = None,
+    recovery_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="the public key, or its file, that may revoke the run's: keep its private half apart",
+            show_default=False,
+        ),
+    ] = None,
     anchor: Annotated[
         bool, typer.Option("--anchor", help="publish the genesis at once; the seed then comes from a block after it")
     ] = False,
@@ -85,6 +94,7 @@ def init(
             hint=f"`polchain anchor {run}` publishes the heads of any run",
         )
     ordered = read_task(task).encode().decode() if task is not None else ""
+    recovery = str(public_key("--recovery-key", recovery_key)) if recovery_key is not None else ""
     if foreign and (arguments or module or data is not None):
         raise UsageError("--foreign takes no script, arguments or data")
     script = Script(recipe or "", module, tuple(arguments or ()))
@@ -97,9 +107,11 @@ def init(
         publisher.try_it()
     half = address_half(publisher, run, key_file, beacon=anchor and not foreign)
     if foreign:
-        said = _init_foreign(run, half, publisher, key_file, passphrase_file, passphrase_fd)
+        said = _init_foreign(run, half, publisher, recovery, key_file, passphrase_file, passphrase_fd)
     else:
-        code, answer = run_apart(orders_for("init", as_json, script, half, publisher, task=ordered), run, script)
+        code, answer = run_apart(
+            orders_for("init", as_json, script, half, publisher, task=ordered, recovery=recovery), run, script
+        )
         if code != 0:
             if answer:
                 output.relay(answer)
@@ -117,10 +129,12 @@ def _init_foreign(
     run: Path,
     half: AddressHalf | None,
     publisher: Publisher | None,
+    recovery: str,
     key_file: Path | None,
     passphrase_file: Path | None,
     passphrase_fd: int | None,
 ) -> dict[str, Any]:
+    from polchain.core.note import PublicKey
     from polchain.prover.settings import RunSettings
 
     settings = RunSettings.read(run)
@@ -131,7 +145,8 @@ def _init_foreign(
     # After the passphrase: this loads torch, and nobody waits for a prompt.
     from polchain.prover.foreign import init_foreign
 
-    with init_foreign(run, key, settings=settings, address=half) as ledger:
+    other = PublicKey.parse(recovery) if recovery else None
+    with init_foreign(run, key, settings=settings, address=half, recovery=other) as ledger:
         return {
             "run": str(run.absolute()),
             "run_id": ledger.genesis.run_id.hex(),

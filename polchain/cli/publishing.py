@@ -186,6 +186,7 @@ def orders_for(
     *,
     own_seed: bool = False,
     task: str = "",
+    recovery: str = "",
 ) -> Orders:
     """What the process that runs the script is told."""
     return Orders(
@@ -198,5 +199,6 @@ def orders_for(
         signature=half.signature.hex() if half is not None else "",
         beacon=half.beacon if half is not None else None,
         task=task,
+        recovery=recovery,
         settings=publisher.settings() if publisher is not None else None,
     )

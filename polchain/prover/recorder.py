@@ -86,6 +86,7 @@ class Recorder:
             genesis = Genesis(
                 run_id=half.run_id if half is not None else secrets.token_bytes(16),
                 key=key.public,
+                recovery=self.launch.recovery,
                 ethereum=half.bind(key) if half is not None else None,
                 beacon=half.beacon if half is not None else None,
                 recipe=self.program.ref,

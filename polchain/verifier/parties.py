@@ -261,6 +261,11 @@ def _compare_logs(one: Party, other: Party) -> None:
             hint=f"leave out {small.name}, the shorter" if size < large.intact.head.size else "leave out one of them",
         )
     common = max(n for n in range(size + 1) if large.intact.roots[n] == small.intact.roots[n])
+    for party, against in ((one, other), (other, one)):
+        if _revokes(party, against, common):
+            against.failure = f"its key was revoked by the recovery key, in the log that {party.name} shows"
+            against.intact = None
+            return
     proof = _proof(small, large)
     for party in (one, other):
         party.void = True
@@ -269,15 +274,36 @@ def _compare_logs(one: Party, other: Party) -> None:
         party._rows = None
 
 
+def _revokes(party: Party, against: Party, common: int) -> bool:
+    """Whether one claim revokes the key that signed the other, which has no evidence from before: whoever stole a key
+    can sign with it. The recovery key alone can say so, and not on both sides."""
+    if party.intact is None or against.intact is None or against.intact.keys.recovered:
+        return False
+    if not party.intact.keys.recovered:
+        return False
+    number = next((at for at, _ in party.intact.keys.revoked if at >= common), None)
+    revoked = party.evidence(number) if number is not None else None
+    if revoked is None:
+        return False
+    theirs = against.evidence(common)
+    return theirs is None or not theirs.low < revoked.high
+
+
 def _proof(small: Party, large: Party) -> str:
     assert small.intact is not None
     assert large.intact is not None
     claim = large.intact.claim
     last = SignedHead(HEAD, large.intact.head, claim.head())
     elsewhere = {f"the head of {small.name}": small.intact.claim.head()}
-    key = large.intact.genesis.key
     try:
-        check_heads(claim, last, large.intact.roots, tuple(claim.entries()), key, elsewhere)
+        check_heads(
+            claim,
+            last,
+            large.intact.roots,
+            tuple(claim.entries()),
+            replace(large.intact.keys, recovered=False),
+            elsewhere,
+        )
     except EquivocationError as error:
         return error.proof
     return ""

@@ -18,6 +18,7 @@ from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.manifest import Manifest, Snapshot
 from polchain.core.merkle import leaf_hash
+from polchain.core.note import PrivateKey
 from polchain.errors import KeyMismatchError, UsageError
 from polchain.verifier.dispute import rule_between
 from polchain.verifier.ruling import Ruling
@@ -320,6 +321,36 @@ def test_two_histories_of_one_log_void_each_other(cast: Cast, tmp_path: Path) ->
     assert ruling.claims[0].proof.count(liar.origin) >= 2, "both notes are there, whole"
     assert words(ruling)[-1] == ("the final state of C", "PROVEN", ("C",)), "a third party is not harmed"
     assert "A" not in ruling.named
+
+
+def test_whoever_stole_a_key_signs_no_history_once_it_is_revoked(cast: Cast, tmp_path: Path) -> None:
+    owner = Prover(cast.lab, cast.folder / "robbed", beacon=False, recovery=PrivateKey.generate()).train()
+    owner.anchor(LAST)
+    before = owner.copy(tmp_path / "before")
+    # The thief has the key, and signs another end under it.
+    fork = owner.copy(tmp_path / "fork", anchors=False)
+    entries = entries_of(fork.claim)[:-1]
+    last = entries[-1]
+    assert isinstance(last, CheckpointEntry)
+    for name in (f"checkpoints/{last.state.hex}.safetensors", f"manifests/{last.state.hex}.json"):
+        (fork.claim / name).unlink()
+    entries[-1] = CheckpointEntry(
+        last.prev, 60, {group: sha256(group.encode()) for group in last.roots}, last.chain, last.batches, last.update
+    )
+    write_log(fork.claim, entries, owner.key)
+    ruling = cast.lab.rule(before, fork)
+    assert ruling.word == "EQUIVOCATION", "until somebody says that the key was stolen"
+    owner.revoke().anchor(LAST + 1)
+    cast.lab.wait()
+    fork.anchor(LAST - 1, batch=True)
+    for one, other in ((owner, fork), (fork, owner)):
+        ruling = cast.lab.rule(one, other)
+        name, thief = ("A", "B") if one is owner else ("B", "A")
+        assert words(ruling) == [(f"the final state of {name}", "PROVEN", (name,))]
+        reason = f"{thief} fails integrity: its key was revoked by the recovery key, in the log that {name} shows"
+        assert reason in ruling.reasons()
+    # The same notes by themselves convict nobody either.
+    assert cast.lab.rule(owner, cast.second, heads={"a head": fork.note(LAST - 1)}).claims[0].failure == ""
 
 
 def test_three_claims_are_ranked(cast: Cast) -> None:
