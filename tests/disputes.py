@@ -137,9 +137,17 @@ class WarmShop(Workshop):
 class Prover(AnchoredLog):
     """Somebody with a recorded run: honest if he trains, a thief if he writes somebody else's states."""
 
-    def __init__(self, lab: Lab, folder: Path, *, beacon: bool = True, recovery: PrivateKey | None = None) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        folder: Path,
+        *,
+        beacon: bool = True,
+        recovery: PrivateKey | None = None,
+        victim: Path | None = None,
+    ) -> None:
         self.lab, self.world, self.claim = lab, lab.world, folder
-        self.shop = WarmShop(lab.victim)
+        self.shop = WarmShop(victim or lab.victim)
         self.recovery = recovery
         self.shop.lab = lab
         self.key = self.shop.key
@@ -167,9 +175,9 @@ class Prover(AnchoredLog):
         self.shop.order = BatchOrder(self.shop.seed, dataset.samples, configuration.batch_size)
         write_log(folder, [self.genesis, start], self.key)
 
-    def train(self) -> Prover:
+    def train(self, steps: int = 60) -> Prover:
         """Do what he says that he does."""
-        self.states, losses = self.shop.train(60)
+        self.states, losses = self.shop.train(steps)
         return self.sign(self.states, losses)
 
     def sign(

@@ -123,7 +123,7 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """check a claim: its log, its time, and a sample of its training; or rule between several."""
+    """check a claim, or rule between several."""
     targets = _named_claims(claim, claims or [])
     wanted = Trust(
         policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox, memory,

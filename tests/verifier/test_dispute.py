@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from polchain.errors import KeyMismatchError, UsageError
 from polchain.verifier.dispute import rule_between
 from polchain.verifier.ruling import Ruling
 from tests.anchors.worlds import Anvil, AnvilWorld
-from tests.claims import DATA, DIGITS, checkpoints_of, entries_of, record_once, write_log
+from tests.claims import DATA, DIGITS, SCRIPTS, checkpoints_of, entries_of, record_once, write_log
 from tests.disputes import NETWORKS, Foreigner, Lab, Prover, nearly, together, weights_of
 from tests.forgers.forge import tensors_of
 from tests.schema import violations
@@ -41,6 +41,7 @@ class Cast:
     owner: Prover
     early_copy: Foreigner
     second: Prover
+    early_relabelled: Prover
     early_near: Foreigner
     same_block: Foreigner
     weights: Path
@@ -76,6 +77,8 @@ def cast(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Cast:
     lab.wait()
     early_copy = Foreigner(lab, folder / "early-copy", [owner.weights])
     early_copy.anchor(2)
+    early_relabelled = Prover(lab, folder / "early-relabelled", beacon=False).sign(owner.states)
+    early_relabelled.anchor(LAST)
     early_near = Foreigner(lab, folder / "early-near", [nearly(second.weights)])
     early_near.anchor(2)
     lab.wait()
@@ -87,7 +90,7 @@ def cast(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Cast:
         tensors = tensors_of(log.weights)
         save_file({row.removeprefix("model/"): tensors[row] for row in tensors}, folder / f"{name}.safetensors")
     return Cast(
-        lab, folder, earlier, owner, early_copy, second, early_near, same_block,
+        lab, folder, earlier, owner, early_copy, second, early_relabelled, early_near, same_block,
         folder / "weights.safetensors", folder / "public.safetensors",
     )  # fmt: skip
 
@@ -129,6 +132,44 @@ def test_a_copy_that_was_published_first_loses_to_a_seed_that_was_published_befo
     ruling = both_ways(cast.lab, cast.owner, cast.early_copy, cast.weights)
     assert words(ruling) == [("weights.safetensors", "PROVEN", ("A",))]
     assert "A computed it from a seed that was published before B has any evidence of it" in ruling.sentence()
+
+
+def test_a_forged_log_with_an_earlier_anchor_loses_to_an_earlier_seed(cast: Cast) -> None:
+    ruling = both_ways(cast.lab, cast.owner, cast.early_relabelled)
+    assert (ruling.word, ruling.named, ruling.exit_code) == ("PROVEN", ("A",), 0)
+    assert dict(ruling.claims[1].verdicts)[60].outcome.value == "REFUTED"
+
+
+def test_the_owners_seed_passed_off_as_a_tasks_is_no_work(cast: Cast) -> None:
+    """Anybody computes the owner's seed, and a task's is bound to nobody: the replay is exact, and proves nothing."""
+    thief = Prover(cast.lab, cast.folder / "tasked", beacon=False)
+    task = sha256(b"a task that the thief ordered himself")
+    thief.genesis = thief.shop.genesis = replace(thief.genesis, task=task)
+    thief.shop.start = replace(thief.shop.start, source="task", value=cast.second.shop.seed)
+    thief.shop.seed, thief.shop.order = cast.second.shop.seed, cast.second.shop.order
+    thief.sign(cast.second.states, [entry.loss for entry in checkpoints_of(cast.second.claim)])
+    ruling = both_ways(cast.lab, cast.second, thief)
+    assert (ruling.word, ruling.named) == ("DESCENDS", ("A",))
+    verdict = dict(ruling.claims[1].verdicts)[60]
+    assert all(item.outcome.name == "EXACT" for item in verdict.reproductions)
+    assert not ruling.models[0].facts["B"].worked
+
+
+def test_of_two_who_worked_for_the_same_weights_the_earlier_evidence_is_named(
+    cast: Cast, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A convex problem has one answer: nobody copied, and both have it."""
+    victim = record_once(tmp_path_factory, "convex", SCRIPTS / "convex.py").claim
+    logs = []
+    for name in ("convex-first", "convex-later"):
+        log = Prover(cast.lab, cast.folder / name, victim=victim).train(24)
+        log.anchor(log.size)
+        cast.lab.wait()
+        logs.append(log)
+    ruling = both_ways(cast.lab, *logs)
+    assert (ruling.word, ruling.named, ruling.exit_code) == ("EARLIER", ("A",), 0)
+    assert "A was first; both worked" in ruling.sentence()
+    assert all(side.worked for model in ruling.models for side in model.facts.values())
 
 
 def test_a_relabelled_log_with_a_later_beacon_is_a_copy(cast: Cast) -> None:
