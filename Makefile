@@ -14,10 +14,10 @@ export PATH := $(CURDIR)/contracts/node_modules/.bin:$(PATH)
 export GOMP_SPINCOUNT ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract gpu bench clean
+.PHONY: help setup demo test contract gpu bench bench-detection clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## make .venv with polchain and what its tests need
 	@:
@@ -58,8 +58,13 @@ gpu: setup ## the tests that need a CUDA device, and what replay costs on one
 	@$(BIN)/python -m benchmarks.gpu
 
 bench: setup ## measure, and print tables
-	@for name in speed gas; do \
+	@for name in speed gas startup; do \
 	if test -f benchmarks/$$name.py; then $(BIN)/python -m benchmarks.$$name || exit 1; fi; done
+
+# A sitting of at most 50 minutes (MINUTES=15 for a shorter one) on two cores (JOBS=14 for more); the next one goes on.
+bench-detection: setup ## every forger against three verifiers; goes on where the last sitting ended
+	nice -n 19 $(BIN)/python -m benchmarks.detection --minutes $(or $(MINUTES),50) --jobs $(or $(JOBS),2)
+	$(BIN)/python -m benchmarks.detection --table >/dev/null
 
 clean: ## remove caches and builds; keep .venv and runs
 	rm -rf build dist contracts/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

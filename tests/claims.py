@@ -13,8 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from polchain.core.claim import ENTRIES, HEAD, Claim, write_listing
 from polchain.core.digest import Digest
@@ -33,6 +32,9 @@ from polchain.core.merkle import Frontier, leaf_hash
 from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
 from polchain.prover.export import export
 from polchain.storage.keyfile import PassphraseSource, read_key, write_key
+
+if TYPE_CHECKING:
+    import pytest
 
 DATA = Path(__file__).parents[1] / "examples" / "data"
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -74,6 +76,14 @@ def record_once(
                 shutil.copy(other, folder)
             _record(folder, copy, arguments, threads, refused)
             (folder / "done").touch()
+    return Recorded(folder / "claim", read_key(folder / "key", PassphraseSource()), copy, tuple(arguments))
+
+
+def record(folder: Path, script: Path, arguments: Sequence[str] = ()) -> Recorded:
+    """Record a script in a new folder, and export its claim."""
+    folder.mkdir()
+    copy = Path(shutil.copy(script, folder))
+    _record(folder, copy, arguments, 1, "")
     return Recorded(folder / "claim", read_key(folder / "key", PassphraseSource()), copy, tuple(arguments))
 
 

@@ -116,7 +116,7 @@ class Lab:
             unsafe_no_sandbox=True,
             dispute=Terms(distance, tuple(bases)),
         )
-        return rule_between(Case(tuple(log.claim for log in logs), policy, DATA, model, heads=heads or {}))
+        return rule_between(Case(tuple(log.claim for log in logs), policy, DATA, model, jobs=1, heads=heads or {}))
 
 
 class WarmShop(Workshop):

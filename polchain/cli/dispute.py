@@ -38,6 +38,7 @@ class Settling:
     seed: bytes | None
     full: bool
     timeout: float
+    jobs: int | None
     heads: Mapping[str, bytes]
 
 
@@ -57,6 +58,7 @@ def rule(asked: Settling, policy: Policy, *, as_json: bool) -> int:
         seed=asked.seed,
         full=asked.full,
         timeout=asked.timeout,
+        jobs=asked.jobs,
         heads=asked.heads,
     )
     with output.Progress("ruling", 1, "replays") as progress:

@@ -185,6 +185,11 @@ class Progress:
     ) -> None:
         self.close()
 
+    def begin(self, what: str) -> None:
+        """Something else begins, whose rate counts from here."""
+        self.what = what
+        self._start = None
+
     def update(self, done: int, total: int | None = None, left: float | None = None) -> None:
         """So much is done; `left` are the seconds that the rest takes, where that is known better than by the rate."""
         now = time.monotonic()

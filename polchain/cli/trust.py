@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polchain.core.note import PublicKey
     from polchain.verifier.policy import Policy
 
-__all__ = ["Trust", "public_key", "read_heads"]
+__all__ = ["Trust", "public_key", "read_heads", "read_keys"]
 
 T = TypeVar("T")
 KEY_LIMIT = 16_384
@@ -44,6 +44,8 @@ class Trust:
     blocks: Sequence[str]
     tsas: Sequence[str]
     budget: str | None = None
+    calibrations: Sequence[Path] = ()
+    consistent: bool = False
 
     def read(self) -> Policy:
         """The policy that they make.
@@ -52,6 +54,7 @@ class Trust:
             UsageError: a flag, a variable or the policy cannot be read.
         """
         from polchain.anchors.networks import named
+        from polchain.verifier.calibration import Calibration
         from polchain.verifier.policy import Policy
         from polchain.verifier.sources import parse_block_hash
 
@@ -68,7 +71,7 @@ class Trust:
         )
         return replace(
             policy,
-            keys=policy.keys | {public_key("--key", text) for text in self.keys},
+            keys=policy.keys | read_keys(self.keys),
             recipes=policy.recipes | {_digest(text) for text in self.recipes},
             fraction=policy.fraction if self.fraction is None else self.fraction,
             confidence=policy.confidence if self.confidence is None else self.confidence,
@@ -76,7 +79,18 @@ class Trust:
             budget=policy.budget if self.budget is None else _share("--budget", self.budget),
             sandbox=policy.sandbox if self.memory is None else replace(policy.sandbox, memory=self.memory),
             sources=sources,
+            calibrations=(*(Calibration.read(path) for path in self.calibrations), *policy.calibrations),
+            accept_consistent=policy.accept_consistent or self.consistent,
         )
+
+
+def read_keys(texts: Sequence[str]) -> frozenset[PublicKey]:
+    """Public keys, each as it is or as a file that holds one.
+
+    Raises:
+        UsageError: a text, or a file, that is none.
+    """
+    return frozenset(public_key("--key", text) for text in texts)
 
 
 def read_heads(paths: Sequence[Path]) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from polchain.cli.listing import program_text
 
 if TYPE_CHECKING:
     from polchain.verifier.integrity import IntactClaim
+    from polchain.verifier.replay import Reproduction
     from polchain.verifier.times import Times
     from polchain.verifier.verdict import Verdict
 
@@ -76,10 +77,19 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
         if word == "REFUTED" and len(replays) < picked:
             done = f"{len(replays)} of {picked} picked segments, in {seconds:.1f} s: stopped at the first contradiction"
         else:
-            done = f"{exact} of {picked} picked segments exactly, in {seconds:.1f} s"
-        rows.append(("replayed", done))
+            close = sum(1 for item in replays if item.outcome.name == "WITHIN")
+            both = f"exactly, {close} within tau" if close else "exactly"
+            done = f"{exact} of {picked} picked segments {both}, in {seconds:.1f} s"
+        earlier = sum(item.earlier for item in replays)
+        rows.append(("replayed", f"{done}; {earlier} of them in an earlier sitting" if earlier else done))
         if word != "REFUTED":
             rows += _bound_rows(verdict)
+    if verdict.road is not None:
+        rows.append(("calibration", verdict.road))
+        worst = max((item for item in replays if item.outcome.name == "WITHIN"), key=_of_tau, default=None)
+        if worst is not None:
+            used = f"rho {worst.rho:.2g}, of tau {worst.tau:.2g}; honest up to {worst.noise:.2g}"
+            rows.append(("tolerated", f"{worst.name}: {used}, and less in the others"))
     if verdict.sandbox:
         rows.append(("sandbox", verdict.sandbox))
     if verdict.challenge is not None:
@@ -92,6 +102,11 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
     if recipe is not None and not verdict.vouched:
         text += "\n\n" + program_text(intact.recipe)
     output.answer({**verdict.to_json(), "claim": str(target)}, text, as_json=as_json)
+
+
+def _of_tau(item: Reproduction) -> float:
+    """How much of what is tolerated a segment uses."""
+    return item.rho / item.tau if item.tau > 0 else 0.0
 
 
 def _bound_rows(verdict: Verdict) -> list[tuple[str, object]]:

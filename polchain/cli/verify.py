@@ -15,6 +15,8 @@ from polchain.cli.verdicts import show_intact, show_verdict
 from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
+    from polchain.training.fingerprint import Setting
+    from polchain.verifier.integrity import IntactClaim
     from polchain.verifier.vouching import OwnRecipe
 
 __all__ = ["register"]
@@ -91,6 +93,23 @@ def verify(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=1.0, help="the most that one replay may take")
     ] = 3600.0,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="segments to replay at a time [as many as cores, memory and GPUs bear]",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="keep in this file what was replayed; after an interruption, go on from it",
+            show_default=False,
+        ),
+    ] = None,
     network: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="a network whose time you believe [POLCHAIN_NETWORK]", show_default=False),
@@ -108,6 +127,15 @@ def verify(
         typer.Option(
             metavar="FILE|DIGEST", help="the certificate of an authority whose time you believe", show_default=False
         ),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="a calibration that you believe: yours, or its maker's", show_default=False),
+    ] = None,
+    accept_consistent: Annotated[bool, typer.Option("--accept-consistent", help="CONSISTENT will do: exit 0")] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=512, help="replay with so many, not the prover's", show_default=False),
     ] = None,
     head: Annotated[
         list[Path] | None,
@@ -127,7 +155,7 @@ def verify(
     targets = _named_claims(claim, claims or [])
     wanted = Trust(
         policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox, memory,
-        network, rpc or [], block_hash or [], tsa or [], budget,
+        network, rpc or [], block_hash or [], tsa or [], budget, calibration or [], accept_consistent,
     ).read()  # fmt: skip
     if full and wanted.budget is not None:
         raise UsageError("--full replays everything, and a budget caps the replays: one of them")
@@ -136,9 +164,9 @@ def verify(
     words = _words(recipe_args)
     check_seconds("--timeout", timeout)
     if len(targets) > 1 or model is not None or task is not None:
-        if integrity_only or len(targets) == 1:
+        if integrity_only or resume is not None or len(targets) == 1:
             raise UsageError(
-                "a ruling takes several claims, and more than their integrity",
+                "a ruling takes several claims, more than their integrity, and one sitting",
                 hint="polchain verify --claim A --claim B",
             )
         from polchain.cli.dispute import Settling, rule
@@ -146,7 +174,9 @@ def verify(
 
         folder = data.resolve() if data is not None else data_dir()
         own = _own_recipe(recipe, module, words)
-        return rule(Settling(targets, model, task, folder, own, drawn, full, timeout, heads), wanted, as_json=as_json)
+        return rule(
+            Settling(targets, model, task, folder, own, drawn, full, timeout, jobs, heads), wanted, as_json=as_json
+        )
     target = targets[0]
 
     from polchain.core.claim import Claim
@@ -170,11 +200,35 @@ def verify(
         seed=drawn,
         full=full,
         timeout=timeout,
+        jobs=jobs,
+        resume=resume,
+        setting=_setting(intact, threads),
     )
-    with output.Progress("replaying", 1, "replays") as progress:
-        verdict = verify_intact(intact, request, lambda what, done, total: progress.update(done, total))
+    with output.Progress("reading the data", 1) as progress:
+
+        def show(what: str, done: int, total: int) -> None:
+            if what != progress.what:
+                progress.begin(what)
+            progress.update(done, total)
+
+        try:
+            verdict = verify_intact(intact, request, show)
+        except KeyboardInterrupt:
+            if resume is not None:
+                progress.clear()
+                output.note(f"what was replayed is in {resume}: the same command goes on from there")
+            raise
     show_verdict(verdict, intact, target, as_json=as_json)
     return verdict.exit_code
+
+
+def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
+    """The prover's setting with another number of threads; None to keep his."""
+    from polchain.training.fingerprint import setting_of
+
+    if threads is None or intact.start is None:
+        return None
+    return setting_of({**intact.start.fingerprint, "threads": threads})
 
 
 def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:

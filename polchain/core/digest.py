@@ -47,6 +47,7 @@ TAGS: Final[Mapping[str, bytes]] = MappingProxyType(
             "challenge",
             "public-challenge",
             "behaviour",
+            "results",
             "key-binding",
             "task",
             "dataset",

@@ -66,6 +66,9 @@ def record(
     if parent is not None:
         raise UsageError("a run that continues another one (parent=) is not supported yet")
     configuration = configure(steps, batch_size, every, precision)
+    child = current_host()
+    if child is not None:
+        configuration = child.adapted(configuration)
     options = Options(data, configuration, augment, collate, tuple(Path(file) for file in files))
     return Session(_host(launch.run or Path(path), enabled), options)
 

@@ -6,6 +6,7 @@ stream. Whatever comes, a job that was fenced in is over when its answers are cl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -58,6 +59,9 @@ class Answers:
         voice: what goes before an error that the child reports.
         words: what the job prints.
         stop: ends the whole replaying process, for who knows what it is doing.
+
+    Attributes:
+        peak: bytes that the job had in memory at most, once it has ended in a room; 0 where nobody counted.
     """
 
     def __init__(self, folder: Path | None, timeout: float, voice: str, words: Words, stop: Callable[[], None]) -> None:
@@ -71,6 +75,7 @@ class Answers:
         self._stop = stop
         self._deadline = time.monotonic() + timeout
         self._said_why = False
+        self.peak = 0
         self._reader = self._writer = -1
         self._report: str | None = None
 
@@ -151,6 +156,11 @@ class Answers:
             raise WorkerError(f"the replaying process sent {printable(message.type)!r} instead of {kind!r}")
         return message
 
+    def go_on(self) -> None:
+        """Have the job go on after the state that it has shown."""
+        with contextlib.suppress(OSError):  # it has ended, and the next answer says so
+            self.stream.sendall(b".")
+
     def why(self) -> str:
         """How a fenced job ended, as something to append to a message. Ends it."""
         if self.room is None:
@@ -161,10 +171,11 @@ class Answers:
             return f": {EXCESS[what][0]}"
         if what == "refused":
             return f": the sandbox could not be entered: {printable(more)}"
-        if what == "ended" and more == str(-signal.SIGXCPU):
+        status = more.partition(" ")[0]
+        if what == "ended" and status == str(-signal.SIGXCPU):
             return ": the recipe used more CPU time than it may, and was stopped"
-        if what == "ended" and more.startswith("-") and int(more) != -signal.SIGKILL:
-            return f": it was ended by signal {more[1:]}"
+        if what == "ended" and status.startswith("-") and int(status) != -signal.SIGKILL:
+            return f": it was ended by signal {status[1:]}"
         return ""
 
     def _hint(self) -> str:
@@ -183,6 +194,9 @@ class Answers:
         if not said:
             self._stop()  # the keeper is stuck, or gone: so is who forked it
         self._report = said.partition(b"\n")[0].decode("utf-8", "replace")
+        what, *numbers = self._report.split(" ")
+        if what == "ended" and len(numbers) == 2:
+            self.peak = int(numbers[1])
         return self._report
 
     def _hear(self, seconds: float) -> bytes:

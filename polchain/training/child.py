@@ -11,6 +11,8 @@ a room comes with the job, the fork first goes in there (`fence`). It runs the r
     initial   draft, initial (rows and bytes of step 0)              in attach()
     replay    draft, opening (rows only), samples, closing, ...      at the last step
 
+After the state to show (`shown`), a replay goes on when the parent sends a byte, and ends when it hangs up.
+
 Everything that it answers is a stranger's word to the parent.
 """
 
@@ -26,12 +28,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
 from polchain.core.encoding import JSON
+from polchain.core.genesis import Configuration
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.dataset import Commitment, MapDataset
@@ -43,6 +47,8 @@ from polchain.training.snapshot import take
 from polchain.training.wire import Message, receive, send, snapshot_of, state_message
 
 __all__ = ["current_host", "main"]
+
+MAX_STOPS = 1_000
 
 _host: ChildHost | None = None
 
@@ -62,6 +68,9 @@ class ChildHost:
         self.seed = bytes.fromhex(fields.str("seed"))
         self.first = fields.int("first")
         self.last = fields.int("last")
+        self.shown = fields.int("shown")
+        self.at = [step for step in fields.list("at", max_items=MAX_STOPS) if isinstance(step, int)]
+        self.precision = fields.str("precision")
         self.width = fields.int("width")
         self.job = job
         self.encodings: list[bytes] = []
@@ -71,6 +80,14 @@ class ChildHost:
     @property
     def witnesses(self) -> bool:
         return self.mode == "replay"
+
+    def adapted(self, configuration: Configuration) -> Configuration:
+        """What the program asks for, or what it is to do instead: other checkpoints, another precision."""
+        if self.at:
+            # An interval that is never over ends where the next one begins.
+            starts = sorted({0, *self.at})
+            configuration = replace(configuration, interval=tuple((start, configuration.steps) for start in starts))
+        return replace(configuration, precision=self.precision) if self.precision else configuration
 
     def begin(self, options: Options) -> tuple[bytes, MapDataset]:
         send(self.stream, Message("draft", {"configuration": options.configuration.to_json()}))
@@ -102,7 +119,7 @@ class ChildHost:
         send(self.stream, Message("opening", {"fingerprint": here}, [opening.encode()]))
         if self.first == self.last:
             self.end()
-        return Stretch(self.first, self.last)
+        return Stretch(self.first, self.last, self.shown)
 
     def indices(self, step: int) -> Sequence[int]:
         start = (step - self.first) * self.width
@@ -118,7 +135,7 @@ class ChildHost:
         if loss is not None:
             body["loss"] = loss.hex()
         send(self.stream, state_message("closing", snapshot, body))
-        if step >= self.last:
+        if step >= self.last or (step == self.shown and not self._goes_on()):
             self.end()
 
     def finished(self) -> None:
@@ -126,6 +143,14 @@ class ChildHost:
 
     def close(self, failed: bool) -> None:
         """Nothing is kept open but the socket, which ends with the process."""
+
+    def _goes_on(self) -> bool:
+        """Whether the parent wants more than the state that was shown."""
+        self.stream.settimeout(None)
+        try:
+            return bool(self.stream.recv(1))
+        except OSError:
+            return False
 
     def end(self) -> NoReturn:
         """End the process: the recipe's code after this point never runs."""

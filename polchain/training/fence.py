@@ -240,8 +240,8 @@ def _keep(child: int, room: int, report: int, limits: Limits) -> NoReturn:
         while not why and not waiting.poll(TICK):
             why = _excess(limits)
         _close(room)
-        _, status = os.waitpid(child, 0)
-        _tell(report, why or f"ended {os.waitstatus_to_exitcode(status)}")
+        _, status, used = os.wait4(child, 0)
+        _tell(report, why or f"ended {os.waitstatus_to_exitcode(status)} {1024 * used.ru_maxrss}")
         os._exit(0)
     finally:
         _close(room)

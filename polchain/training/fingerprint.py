@@ -15,7 +15,7 @@ from pathlib import Path
 
 from polchain.errors import UnavailableError
 
-__all__ = ["Setting", "fingerprint", "setting_of"]
+__all__ = ["Setting", "fingerprint", "native_setting", "setting_of", "visible_gpus"]
 
 MAX_THREADS = 512
 CUBLAS_WORKSPACE = ":4096:8"
@@ -37,7 +37,7 @@ class Setting:
         capability: ATen's CPU capability, lower-case, or empty for the machine's own.
         onednn_isa: oneDNN's instruction set limit, or empty.
         onednn: whether oneDNN is used at all.
-        cuda: whether the run was on a GPU. Nothing in the environment; a sandbox shows the devices only then.
+        cuda: whether the run was on a GPU; otherwise none is shown.
     """
 
     threads: int
@@ -56,6 +56,8 @@ class Setting:
             "GOMP_SPINCOUNT": SPIN_COUNT,
             "POLCHAIN_ONEDNN": "1" if self.onednn else "0",
         }
+        if not self.cuda:
+            variables["CUDA_VISIBLE_DEVICES"] = ""
         if self.capability and _below_native(self.capability):
             variables["ATEN_CPU_CAPABILITY"] = self.capability
         if self.onednn_isa:
@@ -88,6 +90,14 @@ def setting_of(claimed: Fingerprint) -> Setting:
         onednn=bool(claimed.get("onednn", True)),
         cuda=claimed.get("device") == "cuda",
     )
+
+
+def native_setting() -> Setting:
+    """What torch would choose on this machine, by itself or as the environment asks: threads, capability, a GPU."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return Setting(torch.get_num_threads(), capability, cuda=torch.cuda.is_available())
 
 
 def fingerprint(device: str, precision: str) -> dict[str, str | int | bool]:
@@ -127,6 +137,17 @@ def fingerprint(device: str, precision: str) -> dict[str, str | int | bool]:
             if on
         )
     return found
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; none without one."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return tuple(str(number) for number in range(count))
+    return tuple(part.strip() for part in named.split(",") if part.strip())[:count]
 
 
 def differences(claimed: Fingerprint, here: Fingerprint) -> list[str]:

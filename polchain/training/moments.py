@@ -9,15 +9,25 @@ Nothing is trained here: what is measured is how far a state goes beyond what an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
-from polchain.core.manifest import Snapshot, TensorRow
+from polchain.core.manifest import Manifest, ScalarRow, Snapshot, TensorRow
 from polchain.training.state import tensor_from
 
-__all__ = ["beyond_moments", "beyond_steps", "lost_moment", "reach"]
+__all__ = ["beyond_moments", "beyond_steps", "lost_moment", "reach", "slowest_decay"]
 
+# By which settings an optimizer's state decays, a step; a state of another name is taken to be kept for ever.
+DECAYS: Mapping[str, tuple[str, ...]] = {
+    "momentum_buffer": ("momentum",),
+    "exp_avg": ("betas/0",),
+    "exp_avg_sq": ("betas/1",),
+    "exp_inf": ("betas/1",),
+    "square_avg": ("alpha", "rho"),
+    "grad_avg": ("alpha",),
+    "acc_delta": ("rho",),
+}
 PRECISE = frozenset({"F32", "F64"})
 # Below these a gradient's square is no normal number in single precision: then v may be flushed to 0 where m is not.
 LEAST_FIRST = 1e-18
@@ -88,6 +98,26 @@ def lost_moment(before: Snapshot, after: Snapshot, row: str, keep: float, steps:
         least = old * factor
         worst = max(worst, _largest(least.masked_fill_(least < LEAST_SECOND, 0.0) / new.clamp_min(LEAST)))
     return worst
+
+
+def slowest_decay(state: Manifest) -> float:
+    """The factor a step by which the optimizer's slowest moment forgets, 0 to 1; 0 where it has no state at all.
+
+    Half of what is put into a moment still acts after log(1/2) / log(factor) steps.
+    """
+    kinds = {
+        row.name.rpartition("/")[2] for row in state.group("optimizer") if isinstance(row, TensorRow) and row.shape
+    }
+    settings: dict[str, list[float]] = {}
+    for row in state.group("schedule"):
+        if isinstance(row, ScalarRow) and isinstance(row.value, int | float):
+            _, _, name = row.name.removeprefix("schedule/settings/").partition("/")
+            settings.setdefault(name, []).append(float(row.value))
+    slowest = 0.0
+    for kind in kinds:
+        found = [value for name in DECAYS.get(kind, ()) for value in settings.get(name, ())]
+        slowest = max(slowest, *found) if found and all(0.0 <= value <= 1.0 for value in found) else 1.0
+    return slowest
 
 
 def _pieces(*rows: tuple[Snapshot, str]) -> Iterator[tuple[torch.Tensor, ...]]:

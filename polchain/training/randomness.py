@@ -92,17 +92,18 @@ class BatchOrder:
         self.samples = samples
         self.batch_size = batch_size
         self.steps_per_epoch = samples // batch_size
-        self._epoch = -1
-        self._order: np.ndarray[tuple[int], np.dtype[np.int64]] = np.empty(0, dtype=np.int64)
+        # Replaced as one: several threads may ask.
+        self._kept: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] = -1, np.empty(0, dtype=np.int64)
 
     def indices(self, step: int) -> list[int]:
         """The dataset indices of a step, in order."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
+        kept, order = self._kept
+        if epoch != kept:
             stream = blake3_keyed(self.seed, tag("order") + struct.pack("<Q", epoch), 8 * self.samples)
-            self._order = np.argsort(np.frombuffer(stream, dtype="<u8"), kind="stable")
-            self._epoch = epoch
-        piece = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+            order = np.argsort(np.frombuffer(stream, dtype="<u8"), kind="stable")
+            self._kept = epoch, order
+        piece = order[place * self.batch_size : (place + 1) * self.batch_size]
         return [int(index) for index in piece]
 
     def batches(self, first: int, last: int) -> Iterator[list[int]]:

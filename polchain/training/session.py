@@ -82,10 +82,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The steps to run, `first` to `last` (excluded), and which checkpoints they end at."""
+    """The steps to run, `first` to `last` (excluded); the state after them is a checkpoint, whatever the schedule says.
+
+    `shown` is a step on the way whose state the host wants as well, without a loss: 0 for none.
+    """
 
     first: int
     last: int
+    shown: int = 0
 
 
 class Host(Protocol):
@@ -108,7 +112,7 @@ class Host(Protocol):
         """Whether `sample` wants to be called."""
 
     def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
-        """The state after `step` steps. May not return."""
+        """The state after `step` steps, a checkpoint or the one to show. May not return."""
 
     def finished(self) -> None:
         """All steps were run."""
@@ -231,7 +235,7 @@ class Session:
         plans = _Plans(self.host, stretch)
         # What a loader's worker is shown stays in the worker: a witness needs the samples here. The bits are the same.
         batches = iterate(self._maker, plans, 0 if self.host.witnesses else workers)
-        goal = self._next_checkpoint(stretch.first)
+        goal = min(self._next_checkpoint(stretch.first), stretch.last)
         self._losses = []
         for step in range(stretch.first, stretch.last):
             self.step = step
@@ -247,7 +251,9 @@ class Session:
             if step + 1 == goal:
                 self._before_checkpoint(state)
                 self.host.checkpoint(goal, take(state), self._mean_loss())
-                goal = self._next_checkpoint(goal)
+                goal = min(self._next_checkpoint(goal), stretch.last)
+            elif step + 1 == stretch.shown:
+                self.host.checkpoint(step + 1, take(state), None)
         self.host.finished()
 
     def log(self, *, loss: torch.Tensor | float) -> None:

@@ -55,6 +55,8 @@ class Replayed:
         samples: leaf hashes of the samples it says it used, in order.
         closings: the states it arrived at.
         seconds: wall time of the whole job.
+        shown: the state on the way that was asked for.
+        start: of the seconds, those until the opening state was in the recipe's objects.
     """
 
     opening: Manifest
@@ -62,6 +64,8 @@ class Replayed:
     samples: tuple[bytes, ...]
     closings: tuple[Closing, ...]
     seconds: float
+    shown: Snapshot | None = None
+    start: float = 0.0
 
 
 class Worker:
@@ -75,6 +79,7 @@ class Worker:
         voice: what goes before every error that comes out of the child, which may be a stranger's words.
         fence: what makes a room for each job; None to run the program as the user.
         kept: how many bytes of what a job prints are kept.
+        gpu: the one that it may see, as CUDA_VISIBLE_DEVICES names it; empty for those that this process sees.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Worker:
         voice: str = "",
         fence: Fence | None = None,
         kept: int = KEPT,
+        gpu: str = "",
     ) -> None:
         self.program = program
         self.setting = setting
@@ -95,6 +101,10 @@ class Worker:
         self.voice = voice
         self.fence = fence
         self.kept = kept
+        self.gpu = gpu
+        self._peak = 0
+        self._interrupted = False
+        self._answers: Answers | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="polchain-replay-"))
         self._words = Words()
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,6 +123,30 @@ class Worker:
         self._stop()
         self._words.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def peak(self) -> int:
+        """Bytes that a job has had in memory at most, of those that have ended; 0 without a fence."""
+        return max(self._peak, self._answers.peak if self._answers is not None else 0)
+
+    def warm(self) -> None:
+        """Start the child, where it does not run yet.
+
+        Raises:
+            WorkerError: it does not start.
+        """
+        if self._interrupted:
+            raise WorkerError("replaying was interrupted")
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+
+    def interrupt(self) -> None:
+        """From another thread: what is under way ends in a WorkerError, and so does whatever is asked later."""
+        self._interrupted = True
+        for stream in (self._control, self._answers.stream if self._answers is not None else None):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # it is closed already
+                    stream.shutdown(socket.SHUT_RDWR)
 
     def commit_dataset(self, expected: int | None = None) -> tuple[Configuration, tuple[bytes, ...]]:
         """The configuration that the program asks for, and the leaf hashes of the data that it reads.
@@ -133,17 +167,20 @@ class Worker:
             raise WorkerError("the replaying process sent leaf hashes that are none")
         return configuration, tuple(bytes(flat[i : i + LEAF]) for i in range(0, len(flat), LEAF))
 
-    def initial(self, seed: bytes, bounds: Bounds | None = None) -> tuple[Snapshot, Mapping[str, str | int | bool]]:
+    def initial(
+        self, seed: bytes, bounds: Bounds | None = None, *, precision: str = ""
+    ) -> tuple[Snapshot, Mapping[str, str | int | bool]]:
         """The state of step 0, built by a child that is shown no state, and what the child computed with.
 
         Args:
             seed: the run's seed.
             bounds: the most that the state may be; None for a program that is one's own.
+            precision: another precision than the program asks for; empty for its own.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
         """
-        with self._job("initial", seed, 0, 0, []) as answers:
+        with self._job("initial", seed, 0, 0, [], precision=precision) as answers:
             answers.draft()
             answer = answers.expect("initial", bounds)
             found = fingerprint_of(answer.fields())
@@ -159,8 +196,16 @@ class Worker:
         opening: Snapshot,
         stops: int = 1,
         bounds: Bounds | None = None,
+        *,
+        shown: int = 0,
+        further: bool = True,
+        at: Sequence[int] = (),
+        precision: str = "",
     ) -> Replayed:
         """Train steps `first` to `last` (excluded) from an opening state.
+
+        `last` need not be a checkpoint of the run. To end earlier, ask for a state on the way and for nothing further:
+        until then the program is told the same as in a replay of the whole, which lasts longer.
 
         Args:
             seed: the run's seed.
@@ -169,6 +214,10 @@ class Worker:
             opening: the state to begin from; its `schedule` rows are not sent.
             stops: how many checkpoints lie on the way, the last one included.
             bounds: the most that a state may be; None for a program that is one's own.
+            shown: a step before the first checkpoint whose state is wanted besides; 0 for none.
+            further: whether to go on after that state.
+            at: the steps whose states are wanted, `last` included, in place of the program's own checkpoints.
+            precision: another precision than the program asks for; empty for its own.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
@@ -177,24 +226,39 @@ class Worker:
         rows = tuple(row for row in opening.manifest.rows if not row.name.startswith("schedule/"))
         message = state_message("state", Snapshot(Manifest(rows), opening.buffers))
         samples: list[bytes] = []
-        closings = []
-        with self._job("replay", seed, first, last, batches, message.blobs) as answers:
+        closings: list[Closing] = []
+        used = sum(len(batch) for batch in batches)
+
+        def closing(answers: Answers) -> Closing:
+            # Hashed as they come: together they may be more than fits.
+            some = Bounds.of(used, used * SAMPLE_LIMIT, blob=SAMPLE_LIMIT)
+            samples.extend(bytes(leaf) for leaf in answers.expect("samples", some, _leaf).blobs)
+            answer = answers.expect("closing", bounds)
+            body = answer.fields()
+            step = body.int("step")
+            loss = body.float("loss") if body.has("loss") else None
+            rows, buffers = snapshot_of(answer)
+            return Closing(step, Snapshot(rehash(rows, buffers), buffers), loss)
+
+        seen = None
+        with self._job(
+            "replay", seed, first, last, batches, message.blobs, shown=shown, at=at, precision=precision
+        ) as answers:
             answers.draft()
             answer = answers.expect("opening", bounds)
             opened = rows_of(answer)
             found = fingerprint_of(answer.fields())
-            used = sum(len(batch) for batch in batches)
-            for _ in range(stops if last > first else 0):
-                # Hashed as they come: together they may be more than fits.
-                some = Bounds.of(used, used * SAMPLE_LIMIT, blob=SAMPLE_LIMIT)
-                samples += [bytes(leaf) for leaf in answers.expect("samples", some, _leaf).blobs]
-                closing = answers.expect("closing", bounds)
-                body = closing.fields()
-                step = body.int("step")
-                loss = body.float("loss") if body.has("loss") else None
-                closed, buffers = snapshot_of(closing)
-                closings.append(Closing(step, Snapshot(rehash(closed, buffers), buffers), loss))
-        return Replayed(opened, found, tuple(samples), tuple(closings), time.monotonic() - begun)
+            start = time.monotonic() - begun
+            if shown:
+                seen = closing(answers)
+                if seen.step != shown:
+                    raise WorkerError("the replaying process showed the state of another step")
+            if shown and further:
+                answers.go_on()
+            for _ in range((len(at) or stops) if last > first and further else 0):
+                closings.append(closing(answers))
+        state = seen.snapshot if seen is not None else None
+        return Replayed(opened, found, tuple(samples), tuple(closings), time.monotonic() - begun, state, start)
 
     def describe(self, folder: Path, entry: str, module: bool, arguments: Sequence[str]) -> RecipeRef:
         """The program that a script of one's own is: run in its own folder up to `record`, as Python would run it.
@@ -228,11 +292,13 @@ class Worker:
         batches: Sequence[Sequence[int]],
         blobs: Sequence[bytes | bytearray | memoryview] = (),
         *,
+        shown: int = 0,
+        at: Sequence[int] = (),
+        precision: str = "",
         program: Program | None = None,
         place: Path | None = None,
     ) -> Answers:
-        if self._process is None or self._process.poll() is not None:
-            self._start()
+        self.warm()
         assert self._control is not None
         program = program or self.program
         files: list[JSON] = [[path, data.hex()] for path, data in program.files.items()]
@@ -245,6 +311,9 @@ class Worker:
             "seed": seed.hex(),
             "first": first,
             "last": last,
+            "shown": shown,
+            "at": list(at),
+            "precision": precision,
             "width": len(batches[0]) if batches else 0,
             "entry": program.ref.entry,
             "module": program.ref.module,
@@ -253,8 +322,11 @@ class Worker:
             "folder": str(place or own or PLACE),
             "fenced": fenced,
         }
-        answers = Answers(own, self.timeout, self.voice, Words(self.kept), self._stop)
+        self._peak = self.peak
+        self._answers = answers = Answers(own, self.timeout, self.voice, Words(self.kept), self._stop)
         try:
+            if self._interrupted:
+                raise WorkerError("replaying was interrupted")
             if self.fence is not None and fenced:
                 answers.fence_in(self.fence.open(self.setting))
         except BaseException:
@@ -280,6 +352,7 @@ class Worker:
         environment = {
             **{name: value for name, value in os.environ.items() if name in kept},
             **self.setting.environment(),
+            **({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}),
             "HOME": str(home),
             "TMPDIR": str(home),
             "POLCHAIN_DATA": str(self.data),

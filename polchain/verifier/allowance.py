@@ -19,7 +19,7 @@ from pathlib import Path
 
 from polchain.errors import PolicyError
 
-__all__ = ["GIB", "Allowance"]
+__all__ = ["GIB", "LEAST", "Allowance", "free_memory"]
 
 GIB = 1024**3
 MIB = 1024**2
@@ -80,7 +80,12 @@ class Allowance:
         """The memory, in bytes, on this machine as it is now."""
         if self.memory:
             return int(self.memory * GIB)
-        return max(LEAST, int((1 - RESERVE) * _available()))
+        return free_memory()
+
+
+def free_memory() -> int:
+    """Bytes that are free on this machine now, less a tenth."""
+    return max(LEAST, int((1 - RESERVE) * _available()))
 
 
 def _number(name: str, value: object) -> float:

@@ -1,9 +1,13 @@
 """Tests of behaviour: what a recipe does under another seed and on other samples.
 
-    another seed     gives other initial weights, and the first segment another update: else nothing binds the run to
+    another seed     gives other initial weights, and the first steps another update: else nothing binds the run to
                      its prover, for the seed is all of the prover's key that the training sees
     nearness         the initial weights that other seeds give are no nearer to the final weights than the claim's own
-    other samples    the first segment's update changes with the samples that it is given
+    other samples    the update of the first steps changes with the samples that they are given
+
+The first steps are the first segment, but at most ten of them. A test begins a replay of the whole segment and ends it
+there: a replay of that segment that is none of the tests shows its state after those steps too, so the program is told
+the same in both.
 
 No such test is sound against a program that was written to pass it: only its text says that it learns. But a recipe
 that fails one is not what it seems, and its verdict is COMPUTED at most. The first two say nothing of a run that
@@ -25,11 +29,12 @@ from polchain.errors import PolchainError, RecipeError
 from polchain.training.dataset import check_leaves
 from polchain.training.distance import distance, norm, update_gap
 from polchain.training.randomness import BatchOrder
-from polchain.verifier.bench import Bench, batches_of, bounds_of, run_segment, state_of
-from polchain.verifier.integrity import IntactClaim
+from polchain.verifier.bench import Bench, batches_of, bounds_of, state_of
+from polchain.verifier.integrity import IntactClaim, Segment
 
-__all__ = ["Behaviour", "Finding", "behaviour_steps", "not_tested", "observe", "other_seed"]
+__all__ = ["Behaviour", "Finding", "behaviour_steps", "not_tested", "observe", "other_seed", "shown_step"]
 
+FIRST_STEPS = 10
 TESTS = ("another seed", "nearness", "other samples")
 SEEDS = 3
 # Less than this share of its size is the same update, or the same weights: a planted pull with a little noise.
@@ -57,9 +62,14 @@ class Behaviour:
 
 
 def behaviour_steps(intact: IntactClaim) -> int:
-    """Steps that the tests replay: the first segment, under another seed and on other samples."""
-    first = intact.segments[0].steps if intact.segments else 0
+    """Steps that the tests replay: the first few, under another seed and on other samples."""
+    first = min(intact.segments[0].steps, FIRST_STEPS) if intact.segments else 0
     return first if intact.genesis.parent is not None else 2 * first
+
+
+def shown_step(segment: Segment) -> int:
+    """The step on the way through a segment whose state the tests need; 0 where that is none, or its closing state."""
+    return segment.first + FIRST_STEPS if segment.index == 0 and segment.steps > FIRST_STEPS else 0
 
 
 def other_seed(seed: bytes, number: int) -> bytes:
@@ -72,7 +82,9 @@ def not_tested(reason: str) -> list[Behaviour]:
     return [Behaviour(test, Finding.SKIPPED, reason) for test in TESTS]
 
 
-def observe(intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[bytes]) -> list[Behaviour]:
+def observe(
+    intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[bytes], shown: Snapshot | None = None
+) -> list[Behaviour]:
     """Make the tests, on a claim whose initial state and first segment were reproduced exactly.
 
     Args:
@@ -80,9 +92,10 @@ def observe(intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[byt
         bench: the children that replay its program.
         seed: the challenge's seed.
         leaves: the leaf hashes of the committed dataset.
+        shown: the state of `shown_step` on the way through the first segment; made again where it is not at hand.
     """
     try:
-        subject = _Subject(intact, bench, seed, leaves)
+        subject = _Subject(intact, bench, seed, leaves, shown)
     except PolchainError as error:
         return [Behaviour(test, Finding.FAILED, f"it could not be made: {error}") for test in TESTS]
     continued = intact.genesis.parent is not None
@@ -105,21 +118,29 @@ def observe(intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[byt
 
 
 class _Subject:
-    """A claim's program under test, with its first segment as claimed and reproduced."""
+    """A claim's program under test, with its first steps as claimed and reproduced."""
 
-    def __init__(self, intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[bytes]) -> None:
+    def __init__(
+        self, intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[bytes], shown: Snapshot | None = None
+    ) -> None:
         assert intact.seed is not None
         self.intact = intact
         self.bench = bench
         self.leaves = leaves
         self.segment = intact.segments[0]
+        self.shown = shown_step(self.segment)
         self.seeds = [other_seed(seed, number) for number in range(SEEDS)]
         self._initial: dict[bytes, Snapshot] = {}
         self.opening = state_of(intact, self.segment.opening) or self.initial(intact.seed)
-        closing = state_of(intact, self.segment.closing)
-        if closing is None:
-            closing = run_segment(intact, self.segment, bench.worker(), self.opening).closings[-1].snapshot
-        self.closing = closing
+        self.closing = shown if self.shown and shown is not None else self._closing()
+
+    def _closing(self) -> Snapshot:
+        """The state after the first steps, as the claim has it or as its own seed and samples give it."""
+        claimed = None if self.shown else state_of(self.intact, self.segment.closing)
+        if claimed is not None:
+            return claimed
+        assert self.intact.seed is not None
+        return self.closes(self.intact.seed, batches_of(self.intact, self.segment), self.opening)
 
     def initial(self, seed: bytes) -> Snapshot:
         """The initial state under a seed."""
@@ -129,14 +150,17 @@ class _Subject:
         return self._initial[seed]
 
     def closes(self, seed: bytes, batches: list[list[int]], opening: Snapshot) -> Snapshot:
-        """The state that the first segment closes with, under this seed and on these samples."""
+        """The state after the first steps, under this seed and on these samples."""
         first, last = self.segment.first, self.segment.last
         bounds = bounds_of(self.intact, self.segment.opening, self.segment.closing)
-        result = self.bench.worker().replay(seed, first, last, batches, opening, bounds=bounds)
-        if [closing.step for closing in result.closings] != [self.segment.last]:
+        result = self.bench.worker().replay(
+            seed, first, last, batches, opening, bounds=bounds, shown=self.shown, further=not self.shown
+        )
+        if not self.shown and [closing.step for closing in result.closings] != [last]:
             raise RecipeError("the segment ended at another step")
-        check_leaves([index for batch in batches for index in batch], result.samples, self.leaves)
-        return result.closings[-1].snapshot
+        used = batches[: self.shown - first] if self.shown else batches
+        check_leaves([index for batch in used for index in batch], result.samples, self.leaves)
+        return result.shown if result.shown is not None else result.closings[-1].snapshot
 
     def another_seed(self) -> Behaviour:
         seed = self.seeds[0]
@@ -180,11 +204,11 @@ class _Subject:
 
     @property
     def still(self) -> bool:
-        """Whether the first segment moves nothing, as where a learning rate rises from zero."""
+        """Whether the first steps move nothing, as where a learning rate rises from zero."""
         return distance(self.opening, self.closing).l2 == 0.0
 
     def _still(self, test: str) -> Behaviour:
-        return Behaviour(test, Finding.SKIPPED, "the first segment does not move the weights")
+        return Behaviour(test, Finding.SKIPPED, "the first steps do not move the weights")
 
     def other_batches(self) -> list[list[int]]:
         """The batches that another seed gives."""

@@ -33,6 +33,7 @@ class Bench:
         data: the folder with the dataset.
         timeout: the most seconds that one replay may take.
         sandbox: where the program is run; None to run it as the user.
+        gpu: the one that the children may see, as CUDA_VISIBLE_DEVICES names it; empty for what this process sees.
     """
 
     def __init__(
@@ -43,32 +44,68 @@ class Bench:
         *,
         timeout: float = 3600.0,
         sandbox: Sandbox | None = None,
+        gpu: str = "",
     ) -> None:
         self.setting = setting
         kept = sandbox.kept if sandbox is not None else KEPT
         self._make: Callable[[Setting], Worker] = lambda s: Worker(
-            program, s, data.resolve(), timeout=timeout, voice=VOICE, fence=sandbox, kept=kept
+            program, s, data.resolve(), timeout=timeout, voice=VOICE, fence=sandbox, kept=kept, gpu=gpu
         )
         self._workers: dict[Setting, Worker] = {}
+        self._interrupted = False
         self.here: Fingerprint = {}
 
     def __enter__(self) -> Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the children."""
         for worker in self._workers.values():
             worker.close()
+
+    def reset(self) -> None:
+        """After an interruption: end the children, and begin with new ones when they are needed."""
+        if self._interrupted:
+            self.close()
+            self._workers.clear()
+            self._interrupted = False
+
+    def interrupt(self) -> None:
+        """From another thread: what is under way ends in a WorkerError, and so does whatever is asked later."""
+        self._interrupted = True
+        for worker in list(self._workers.values()):
+            worker.interrupt()
+
+    @property
+    def peak(self) -> int:
+        """Bytes that a job has had in memory at most; 0 without a sandbox."""
+        return max((worker.peak for worker in list(self._workers.values())), default=0)
 
     def worker(self, setting: Setting | None = None) -> Worker:
         """The child with this setting; the claim's own where none is named."""
         wanted = setting or self.setting
         if wanted not in self._workers:
             self._workers[wanted] = self._make(wanted)
+        if self._interrupted:
+            self._workers[wanted].interrupt()
         return self._workers[wanted]
 
 
-def run_segment(intact: IntactClaim, segment: Segment, worker: Worker, opening: Snapshot) -> Replayed:
+def run_segment(
+    intact: IntactClaim, segment: Segment, worker: Worker, opening: Snapshot, shown: int = 0, *, further: bool = True
+) -> Replayed:
     """Replay one segment; the claim's digests are not looked at.
+
+    Args:
+        intact: the claim.
+        segment: which of its segments.
+        worker: the child that replays it.
+        opening: the state to begin from.
+        shown: a step on the way whose state is wanted besides; 0 for none.
+        further: whether to go on after that state.
 
     Raises:
         RecipeError, DatasetError, WorkerError: the program failed, or the child did.
@@ -78,8 +115,10 @@ def run_segment(intact: IntactClaim, segment: Segment, worker: Worker, opening: 
     closing = intact.claim.manifest(segment.closing.state)
     known = [opening.manifest, *([closing] if closing is not None else [])]
     bounds = Bounds.of_state(known, sure=closing is not None)
-    result = worker.replay(intact.seed, segment.first, segment.last, batches, opening, bounds=bounds)
-    if [closing.step for closing in result.closings] != [segment.last]:
+    result = worker.replay(
+        intact.seed, segment.first, segment.last, batches, opening, bounds=bounds, shown=shown, further=further
+    )
+    if [closing.step for closing in result.closings] != [segment.last] * further:
         raise WorkerError("the replay ended at another step than it was asked for")
     return result
 

@@ -58,6 +58,7 @@ class Challenge:
         picks: the segments, the fixed picks first.
         budget: the share of the run's steps that replays may cost; None where nothing caps them.
         reserved: steps that are replayed besides: the tests of behaviour.
+        costs: the steps that it takes to replay each segment, where that is more than its own.
     """
 
     seed: bytes
@@ -65,6 +66,7 @@ class Challenge:
     picks: tuple[Pick, ...]
     budget: float | None = None
     reserved: int = 0
+    costs: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -74,7 +76,7 @@ class Challenge:
     @property
     def cost(self) -> int:
         """Steps that count against a budget."""
-        return self.steps + self.reserved
+        return sum(_cost(pick.segment, self.costs) for pick in self.picks) + self.reserved
 
 
 def draw_challenge(
@@ -89,6 +91,7 @@ def draw_challenge(
     full: bool = False,
     budget: float | None = None,
     reserved: int = 0,
+    costs: Sequence[int] = (),
 ) -> Challenge:
     """Draw the segments to replay. Pure: the same arguments give the same challenge.
 
@@ -104,6 +107,7 @@ def draw_challenge(
         full: replay every segment.
         budget: the most that all replays may cost, as a share of the run's steps.
         reserved: steps that are replayed besides, within the budget: the tests of behaviour.
+        costs: the steps that it takes to replay each segment, where that is more than its own (`units`).
 
     Raises:
         UsageError: a budget that not even the fixed picks fit into, or that is to replay everything; a disputed state
@@ -121,7 +125,7 @@ def draw_challenge(
             reasons.setdefault(segment.index, []).append("all are replayed")
     fixed = list(reasons)
     if budget is not None:
-        draws = _draws_for(intact, set(fixed), reserved, budget, draws)
+        draws = _draws_for(intact, set(fixed), reserved, budget, draws, costs)
     drawn = draw_steps(seed, intact.head.root, draws, intact.steps)
     starts = [segment.first for segment in segments]
     for step in drawn:
@@ -130,7 +134,7 @@ def draw_challenge(
             why.append(DRAWN)
     late = sorted(reasons.keys() - set(fixed))
     picks = tuple(Pick(segments[index], tuple(reasons[index])) for index in (*fixed, *late))
-    return Challenge(seed, drawn, picks, budget, reserved)
+    return Challenge(seed, drawn, picks, budget, reserved, tuple(costs))
 
 
 def draw_steps(seed: bytes, root: bytes, draws: int, steps: int) -> tuple[int, ...]:
@@ -223,7 +227,13 @@ def _fixed_picks(
     return reasons
 
 
-def _draws_for(intact: IntactClaim, fixed: set[int], reserved: int, budget: float, wanted: int) -> int:
+def _cost(segment: Segment, costs: Sequence[int]) -> int:
+    return costs[segment.index] if costs else segment.steps
+
+
+def _draws_for(
+    intact: IntactClaim, fixed: set[int], reserved: int, budget: float, wanted: int, costs: Sequence[int]
+) -> int:
     """How many draws a budget has room for.
 
     Raises:
@@ -231,8 +241,8 @@ def _draws_for(intact: IntactClaim, fixed: set[int], reserved: int, budget: floa
     """
     # Rounded: 0.07 of 100 steps are 7, and not the 7.000000000000001 that floats make it.
     most = math.floor(round(budget * intact.steps, 6))
-    spent = reserved + sum(segment.steps for segment in intact.segments if segment.index in fixed)
-    others = [segment.steps for segment in intact.segments if segment.index not in fixed]
+    spent = reserved + sum(_cost(segment, costs) for segment in intact.segments if segment.index in fixed)
+    others = [_cost(segment, costs) for segment in intact.segments if segment.index not in fixed]
     if spent > most:
         enough = spent + sum(sorted(others, reverse=True)[:wanted])
         hint = (

@@ -52,6 +52,7 @@ class Case:
         seed: 32 bytes to draw from; fresh randomness where None.
         full: replay every segment.
         timeout: the most seconds for one replay.
+        jobs: how many segments to replay at a time; None for what this machine bears.
         heads: signed heads from elsewhere, by a name for messages.
     """
 
@@ -64,6 +65,7 @@ class Case:
     seed: bytes | None = None
     full: bool = False
     timeout: float = 3600.0
+    jobs: int | None = None
     heads: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -76,7 +78,8 @@ def rule_between(case: Case, progress: Progress | None = None) -> Ruling:
         UnavailableError: a claim or the model is not there, or nodes contradict each other.
     """
     requests = [
-        Request(claim, case.policy, case.data, case.recipe, case.seed, case.full, case.timeout) for claim in case.claims
+        Request(claim, case.policy, case.data, case.recipe, case.seed, case.full, case.timeout, case.jobs)
+        for claim in case.claims
     ]
     parties = read_parties(requests, case.policy, case.heads)
     intact = [party.intact for party in parties if party.intact is not None]

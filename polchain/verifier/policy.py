@@ -7,6 +7,8 @@
     top_updates = 5                                     Q: that many largest updates are always replayed
     budget = 0.05                                       the most that replays may cost, as a share of the run's steps
     max_swap_escape = 0.01                              weights swapped in must not be missed with more probability
+    calibration = ["lab.json"]                          calibrations that this verifier believes, beside this file
+    accept_consistent = false                           CONSISTENT will do: exit 0
     unsafe_no_sandbox = false                           run any recipe without the sandbox, on this machine, as you
     [sandbox] ...                                       what a recipe may use in the sandbox; see `allowance`
     [[network]] ...  [[tsa]] ...                        whose time is believed; see `sources`
@@ -26,6 +28,7 @@ from polchain.core.digest import Digest
 from polchain.core.note import PublicKey
 from polchain.errors import PolchainError, PolicyError
 from polchain.verifier.allowance import Allowance
+from polchain.verifier.calibration import Calibration
 from polchain.verifier.soundness import check_fraction, draws_needed
 from polchain.verifier.sources import Sources
 from polchain.verifier.terms import Terms
@@ -51,6 +54,8 @@ class Policy:
         max_swap_escape: the largest escape of the swap bound that is accepted; None for any, and for none at all.
         sources: whose time is believed; empty means that no time is final.
         dispute: when two models are the same, and which are public.
+        calibrations: what is tolerated between machines; empty means that only exact replay counts.
+        accept_consistent: whether CONSISTENT will do.
     """
 
     keys: frozenset[PublicKey] = field(default_factory=frozenset)
@@ -64,6 +69,8 @@ class Policy:
     budget: float | None = None
     max_swap_escape: float | None = None
     dispute: Terms = field(default_factory=Terms)
+    calibrations: tuple[Calibration, ...] = ()
+    accept_consistent: bool = False
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
@@ -98,7 +105,7 @@ class Policy:
             raise PolicyError(f"cannot read the policy {path}: {error}") from error
         known = {
             "keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox", "budget",
-            "max_swap_escape", "sandbox", "network", "tsa", "dispute",
+            "max_swap_escape", "calibration", "accept_consistent", "sandbox", "network", "tsa", "dispute",
         }  # fmt: skip
         for name in values:
             if name not in known:
@@ -117,6 +124,8 @@ class Policy:
                 budget=_number(values, "budget", 0.0) if "budget" in values else None,
                 max_swap_escape=_number(values, "max_swap_escape", 0.0) if "max_swap_escape" in values else None,
                 dispute=Terms.parse(values.get("dispute", {}), path.parent),
+                calibrations=tuple(Calibration.read(path.parent / name) for name in _texts(values, "calibration")),
+                accept_consistent=_switch(values, "accept_consistent"),
             )
         except PolicyError:
             raise

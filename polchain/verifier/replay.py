@@ -1,35 +1,44 @@
 """Replay: Challenge -> Reproductions.
 
 Each picked segment is trained again from its claimed opening state, in a child that sees nothing else of the claim,
-and the state it closes with is compared, group by group, with what the log commits to.
+and the state it closes with is compared, group by group, with what the log commits to. Where the verifier has
+calibrated this machine against the prover's, a segment is replayed together with the next one, and compared within tau
+(`units`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
 from polchain.training.dataset import check_leaves
 from polchain.training.distance import distance, norm, worst_tensor
+from polchain.training.parts import false_row, initial_gap, same_schedule
+from polchain.verifier.behaviour import shown_step
 from polchain.verifier.bench import Bench, batches_of, bounds_of, run_segment, state_of
 from polchain.verifier.challenge import Challenge, Pick
 from polchain.verifier.doubts import examine_segment, set_by_the_loop
 from polchain.verifier.integrity import IntactClaim
+from polchain.verifier.tau import Tolerance
 from polchain.verifier.tolerance import NOISE_FACTOR, Fingerprint, comparable, false_setting, other_versions
+from polchain.verifier.units import examine_unit
 
-__all__ = ["Outcome", "Reproduction", "replay", "replay_initial"]
+__all__ = ["UNREPLAYED", "Outcome", "Reproduction", "replay", "replay_initial", "replay_pick"]
 
 INITIAL_TOLERANCE = 1e-3
+# How the reason begins where a replay came to no end: it was stopped, or the recipe failed.
+UNREPLAYED = "could not be replayed"
 
 
 class Outcome(Enum):
     """What came of one challenged segment, or of the initial state."""
 
     EXACT = "reproduced exactly"
+    WITHIN = "reproduced within tau"
     REFUTED = "refuted"
     INCONCLUSIVE = "inconclusive"
 
@@ -43,7 +52,12 @@ class Reproduction:
         outcome: what came of it.
         rho: |replayed - claimed| / |replayed update|, dimensionless; NaN where nothing was replayed.
         seconds: wall time.
+        start: of these, until the opening state was put back: a process, the sandbox, the recipe, the data.
         reason: what differs or is missing; empty where it was reproduced.
+        shown: the state on the way through the first segment that the tests of behaviour need.
+        earlier: whether it was replayed in an earlier sitting of this verification.
+        tau: what a calibration tolerates of the part of the state that rho is of; NaN where none was applied.
+        noise: the largest honest error that the calibration has for it, or that was measured here before a conviction.
     """
 
     pick: Pick | None
@@ -51,6 +65,11 @@ class Reproduction:
     rho: float
     seconds: float
     reason: str = ""
+    shown: Snapshot | None = field(default=None, repr=False, compare=False)
+    earlier: bool = False
+    tau: float = math.nan
+    noise: float = math.nan
+    start: float = 0.0
 
     @property
     def name(self) -> str:
@@ -58,8 +77,20 @@ class Reproduction:
         return "initial state" if self.pick is None else str(self.pick.segment)
 
 
-def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> Reproduction:
-    """Build the initial state from the seed, in a child that is shown no state, and compare."""
+def replay_initial(
+    intact: IntactClaim,
+    bench: Bench,
+    claimed: Fingerprint,
+    tolerated: Callable[[Fingerprint], Tolerance | None] = lambda here: None,
+) -> Reproduction:
+    """Build the initial state from the seed, in a child that is shown no state, and compare.
+
+    Args:
+        intact: the claim.
+        bench: the children that replay its program.
+        claimed: the execution fingerprint that the claim states.
+        tolerated: what a calibration tolerates, once the fingerprint of what computes here is known.
+    """
     assert intact.seed is not None
     entry = intact.checkpoints[0]
     bounds = bounds_of(intact, entry)
@@ -80,6 +111,11 @@ def replay_initial(intact: IntactClaim, bench: Bench, claimed: Fingerprint) -> R
         return Reproduction(
             None, Outcome.INCONCLUSIVE, math.nan, 0.0, "differs, and the initial state is not disclosed"
         )
+    tolerance = tolerated(here)
+    if tolerance is not None and not false_row(state, built) and same_schedule(state.manifest, built.manifest):
+        apart = initial_gap(state, built)
+        if apart <= tolerance.initial:
+            return Reproduction(None, Outcome.WITHIN, apart, 0.0, tau=tolerance.initial, noise=tolerance.apart)
     row = worst_tensor(state, built)
     length = norm(built)
     gap = distance(state, built).l2 / length if length > 0 else math.inf
@@ -111,7 +147,12 @@ def _planted_state(intact: IntactClaim, built: Snapshot) -> str:
 
 
 def replay(
-    intact: IntactClaim, challenge: Challenge, bench: Bench, leaves: Sequence[bytes], claimed: Fingerprint
+    intact: IntactClaim,
+    challenge: Challenge,
+    bench: Bench,
+    leaves: Sequence[bytes],
+    claimed: Fingerprint,
+    tolerance: Tolerance | None = None,
 ) -> Iterator[Reproduction]:
     """Replay the picked segments, one after the other; stops after the first that convicts the prover.
 
@@ -121,15 +162,62 @@ def replay(
         bench: the children that replay its program.
         leaves: the leaf hashes of the committed dataset.
         claimed: the execution fingerprint that the claim states.
+        tolerance: what a calibration tolerates between the prover's machine and this one; None where nothing is.
 
     Raises:
         DatasetError: the data at hand is not the data that was committed.
     """
     for pick in challenge.picks:
-        found = _replay_one(intact, pick, bench, leaves, claimed)
+        found = replay_pick(intact, pick, bench, leaves, claimed, tolerance)
         yield found
         if found.outcome is Outcome.REFUTED:
             return
+
+
+def replay_pick(
+    intact: IntactClaim,
+    pick: Pick,
+    bench: Bench,
+    leaves: Sequence[bytes],
+    claimed: Fingerprint,
+    tolerance: Tolerance | None = None,
+) -> Reproduction:
+    """Replay one picked segment, and compare. The arguments are those of `replay`.
+
+    Raises:
+        DatasetError: the data at hand is not the data that was committed.
+    """
+    if tolerance is None:
+        return _replay_one(intact, pick, bench, leaves, claimed)
+    return _replay_unit(intact, pick, bench, leaves, claimed, tolerance)
+
+
+def _replay_unit(
+    intact: IntactClaim,
+    pick: Pick,
+    bench: Bench,
+    leaves: Sequence[bytes],
+    claimed: Fingerprint,
+    tolerance: Tolerance,
+) -> Reproduction:
+    unit = examine_unit(intact, pick.segment, bench, tolerance, leaves)
+    if unit.within:
+        if unit.exact:
+            return Reproduction(pick, Outcome.EXACT, 0.0, unit.seconds, shown=unit.shown)
+        return Reproduction(
+            pick, Outcome.WITHIN, unit.rho, unit.seconds, shown=unit.shown, tau=unit.tau, noise=unit.noise
+        )
+    # By itself it may be exact after all, or so far off that it convicts.
+    alone = _replay_one(intact, pick, bench, leaves, claimed)
+    seconds = unit.seconds + alone.seconds
+    honest = tolerance.noise(pick.segment.first, pick.segment.steps)
+    if honest is not None and alone.rho <= NOISE_FACTOR * honest.largest and alone.outcome is Outcome.REFUTED:
+        # This machine is quieter than honest ones were seen to be.
+        return replace(alone, outcome=Outcome.INCONCLUSIVE, seconds=seconds, reason=unit.reason, noise=honest.largest)
+    if alone.outcome is not Outcome.INCONCLUSIVE:
+        return replace(alone, seconds=seconds)
+    reason = f"{unit.reason}; alone it {alone.reason}" if alone.reason.startswith("differs") else unit.reason
+    return Reproduction(pick, Outcome.INCONCLUSIVE, unit.rho, seconds, reason, tau=unit.tau, noise=unit.noise)
 
 
 def _replay_one(
@@ -142,13 +230,13 @@ def _replay_one(
             pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"the state of step {segment.first} is not disclosed"
         )
     try:
-        result = run_segment(intact, segment, bench.worker(), opening)
+        result = run_segment(intact, segment, bench.worker(), opening, shown_step(segment))
         indices = [i for batch in batches_of(intact, segment) for i in batch]
         check_leaves(indices, result.samples, leaves)
     except DatasetError:
         raise
     except PolchainError as error:
-        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"could not be replayed: {error}")
+        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"{UNREPLAYED}: {error}")
     obstacles = _obstacles(intact, claimed, result.fingerprint)
 
     if result.opening.roots() != segment.opening.roots:
@@ -169,7 +257,7 @@ def _replay_one(
         if closing.loss != segment.closing.loss:
             reason = f"the state is reproduced, the logged loss {segment.closing.loss} is not: {closing.loss}"
             return Reproduction(pick, Outcome.INCONCLUSIVE, 0.0, result.seconds, reason)
-        return Reproduction(pick, Outcome.EXACT, 0.0, result.seconds)
+        return Reproduction(pick, Outcome.EXACT, 0.0, result.seconds, shown=result.shown, start=result.start)
 
     state = state_of(intact, segment.closing)
     if state is None:
@@ -178,7 +266,7 @@ def _replay_one(
     other_cpu = claimed.get("cpu") != result.fingerprint.get("cpu")
     found = examine_segment(intact, segment, bench, opening, state, closing.snapshot, obstacles, other_cpu)
     outcome = Outcome.REFUTED if found.refuted else Outcome.INCONCLUSIVE
-    return Reproduction(pick, outcome, found.rho, result.seconds, found.reason)
+    return Reproduction(pick, outcome, found.rho, result.seconds, found.reason, noise=found.noise)
 
 
 def _obstacles(intact: IntactClaim, claimed: Fingerprint, here: Fingerprint) -> list[str]:

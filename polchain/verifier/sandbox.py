@@ -11,6 +11,7 @@ made, a process goes in, and says what it finds there.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import select
@@ -30,7 +31,7 @@ from polchain.training import fence
 from polchain.training.fence import Limits, sealed_interpreter
 from polchain.training.fingerprint import Setting
 from polchain.training.words import printable
-from polchain.verifier.allowance import GIB, Allowance
+from polchain.verifier.allowance import GIB, LEAST, Allowance
 from polchain.verifier.surroundings import arguments, check_data, homes
 
 __all__ = ["HINT", "Sandbox", "find_sandbox"]
@@ -99,6 +100,14 @@ class Sandbox:
             file=int(self._allowance.scratch * GIB),
             seconds=int(CPU_FACTOR * setting.threads * seconds) + CPU_SPARE,
         )
+
+    def share(self, parts: int) -> Sandbox:
+        """This sandbox for one of several recipes at a time: where nobody set the memory, each has a part of it."""
+        if self._allowance.memory or parts <= 1:
+            return self
+        shared = copy.copy(self)
+        shared._memory = max(LEAST, self._memory // parts)
+        return shared
 
     def open(self, setting: Setting) -> BubbleRoom:
         """A new room.
@@ -273,7 +282,7 @@ def _look_around(room: BubbleRoom, watched: Sequence[str]) -> tuple[dict[str, An
         finally:
             for number in (reader, writer, copy):
                 os.close(number)
-        if said == "ended 0":
+        if said.startswith("ended 0 "):
             return json.loads(done.stdout), environment
         if said:
             break

@@ -112,7 +112,14 @@ def survey(intact: IntactClaim) -> Survey:
     )
 
 
-def swap_of(intact: IntactClaim, seen: Survey | None, always: Collection[int], draws: int) -> Swap:
+def swap_of(
+    intact: IntactClaim,
+    seen: Survey | None,
+    always: Collection[int],
+    draws: int,
+    reference: float | None = None,
+    drift: float = 0.0,
+) -> Swap:
     """The swap bound of a verification.
 
     Args:
@@ -120,6 +127,8 @@ def swap_of(intact: IntactClaim, seen: Survey | None, always: Collection[int], d
         seen: what the survey found; None where there was none.
         always: segments that were reproduced and would have been replayed whatever was drawn.
         draws: r, the draws that were answered.
+        reference: d_ref, where a calibration measured it.
+        drift: how far the weights may go astray within what is tolerated, which nobody has to swap in.
     """
     if seen is None:
         return Swap.unchecked("the updates were not measured")
@@ -130,7 +139,10 @@ def swap_of(intact: IntactClaim, seen: Survey | None, always: Collection[int], d
     if not all(math.isfinite(size) for size in sizes):
         return Swap.unchecked("an update is not finite")
     free = [(s.steps, sizes[s.index]) for s in intact.segments if s.index not in always]
-    return swap_bound(free, intact.steps, swap_distance(seen.travelled), draws)
+    needed = swap_distance(seen.travelled, reference)
+    if 0.0 < needed <= drift:
+        return Swap.unchecked(f"what is tolerated could carry weights {drift:.3g}, which is as far as a swap has to")
+    return swap_bound(free, intact.steps, needed - drift, draws)
 
 
 class Hidden:

@@ -5,11 +5,11 @@ The first that applies:
     REFUTED        a signed statement is false, and which
     INCONCLUSIVE   something is missing, and what: an unmet bound, an unpinned key, a beacon's block, a foreign run
     COMPUTED       reproduced, but nobody vouched for the recipe, or it failed a test of behaviour
+    CONSISTENT     as VERIFIED, but some segments within tau, by a calibration that the verifier believes
     VERIFIED       integrity; key pinned; recipe vouched; initial state regenerated from the seed; all replayed
                    segments reproduced exactly; the bound within the policy
 
 Replay proves that a program ran; only the program's text makes it learning.
-(CONSISTENT, between COMPUTED and VERIFIED, comes with calibrated comparison.)
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from polchain.verifier.policy import Policy
 from polchain.verifier.replay import Outcome, Reproduction
 from polchain.verifier.soundness import Bound, Swap, escape_probability
 from polchain.verifier.survey import Survey, swap_of
+from polchain.verifier.tau import Road
 from polchain.verifier.times import Times, plain
 from polchain.verifier.timing import establish
 
 __all__ = ["MEANING", "Ruled", "Verdict", "judge", "judge_unreplayed"]
 
+REPRODUCED = (Outcome.EXACT, Outcome.WITHIN)
 MEANING = "Replay proves that a program ran; only the program's text makes it learning."
 
 
@@ -73,6 +75,8 @@ class Verdict:
         flags: what a screen flagged ("steps A to B"), and why.
         behaviour: the tests of the recipe's behaviour.
         sandbox: what the recipe was run in: the sandbox's name, or `none` and why; empty where nothing was run.
+        road: what was tolerated between the prover's machine and this one, and whose word that is; None where nothing.
+        accepted: whether the policy accepts this outcome.
     """
 
     outcome: Ruled
@@ -94,11 +98,18 @@ class Verdict:
     flags: tuple[tuple[str, str], ...] = ()
     behaviour: tuple[Behaviour, ...] = ()
     sandbox: str = ""
+    road: Road | None = None
+    accepted: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 VERIFIED, 1 REFUTED, 3 otherwise."""
-        return self.outcome.exit_code
+        """0 VERIFIED, and CONSISTENT where the policy accepts it; 1 REFUTED; 3 otherwise."""
+        return 0 if self.accepted else self.outcome.exit_code
+
+    @property
+    def within(self) -> int:
+        """How many replays, the initial state included, were reproduced within tau and not exactly."""
+        return sum(1 for item in self.reproductions if item.outcome is Outcome.WITHIN)
 
     def to_json(self) -> dict[str, JSON]:
         """The machine-readable verdict, as docs/verifying.md has it; floats as decimal strings."""
@@ -108,7 +119,10 @@ class Verdict:
                 "picked": list(item.pick.reasons) if item.pick is not None else ["initial"],
                 "outcome": item.outcome.name,
                 "rho": repr(item.rho),
+                "tau": repr(item.tau),
+                "noise": repr(item.noise),
                 "seconds": f"{item.seconds:.3f}",
+                "earlier": item.earlier,
                 "reason": item.reason,
             }
             for item in self.reproductions
@@ -142,6 +156,8 @@ class Verdict:
             value["challenge_seed"] = self.challenge.seed.hex()
             if self.challenge.budget is not None:
                 value["budget"] = repr(self.challenge.budget)
+        if self.road is not None:
+            value["calibration"] = self.road.to_json()
         return value
 
 
@@ -157,6 +173,7 @@ def judge(
     remarks: Sequence[str] = (),
     survey: Survey | None = None,
     behaviour: Sequence[Behaviour] = (),
+    road: Road | None = None,
 ) -> Verdict:
     """The verdict that these reproductions carry.
 
@@ -171,12 +188,13 @@ def judge(
         remarks: what else the reader should know.
         survey: what the disclosed states say by themselves; without it there is no swap bound.
         behaviour: what came of the tests of behaviour.
+        road: what was tolerated between the prover's machine and this one; None where nothing was.
     """
     times = times or establish(intact, Policy())
     refuting = list(false_statements)
     refuting += [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.REFUTED]
     bound = _bound(intact, challenge, reproductions, policy)
-    swap = _swap(intact, challenge, reproductions, bound, survey)
+    swap = _swap(intact, challenge, reproductions, bound, survey, policy, road)
     missing = _missing(intact, challenge, reproductions, bound, times)
     if not swap.within(policy.max_swap_escape):
         missing.append(f"a swap is to escape with probability {policy.max_swap_escape:g} at most: {swap}")
@@ -187,10 +205,12 @@ def judge(
         outcome, reasons = Ruled.INCONCLUSIVE, missing
     elif not vouched or doubts:
         outcome = Ruled.COMPUTED
-        unread = "every replay is exact, but nobody vouched for the recipe: read it, then pass --trust-recipe"
+        unread = f"{_how(reproductions, road)}, but nobody vouched for the recipe: read it, then pass --trust-recipe"
         reasons = [*([] if vouched else [unread]), *doubts]
     else:
-        outcome, reasons = Ruled.VERIFIED, [f"{len(reproductions)} replays, all exact; {bound}"]
+        within = any(item.outcome is Outcome.WITHIN for item in reproductions)
+        outcome = Ruled.CONSISTENT if within else Ruled.VERIFIED
+        reasons = [f"{_how(reproductions, road)}; {bound}"]
     unscreened = survey.remarks if survey is not None else ()
     verdict = _verdict(
         intact, outcome, reasons, bound, reproductions, challenge, vouched, times, [*remarks, *unscreened]
@@ -198,7 +218,8 @@ def judge(
     segments = intact.segments
     flags = [(str(segments[flag.segment]), plain(flag.reason)) for flag in survey.flags] if survey is not None else []
     tested = tuple(replace(item, reason=plain(item.reason)) for item in behaviour)
-    return replace(verdict, swap=swap, flags=tuple(flags), behaviour=tested)
+    accepted = outcome is Ruled.VERIFIED or (outcome is Ruled.CONSISTENT and policy.accept_consistent)
+    return replace(verdict, swap=swap, flags=tuple(flags), behaviour=tested, road=road, accepted=accepted)
 
 
 def judge_unreplayed(
@@ -212,7 +233,7 @@ def judge_unreplayed(
 
 
 def _bound(intact: IntactClaim, challenge: Challenge, reproductions: Sequence[Reproduction], policy: Policy) -> Bound:
-    exact = {r.pick.segment.index for r in reproductions if r.pick is not None and r.outcome is Outcome.EXACT}
+    exact = {r.pick.segment.index for r in reproductions if r.pick is not None and r.outcome in REPRODUCED}
     segments = intact.segments
     replayed = sum(segment.steps for segment in segments if segment.index in exact)
     # A draw counts only where the segment that holds it was reproduced.
@@ -228,13 +249,33 @@ def _swap(
     reproductions: Sequence[Reproduction],
     bound: Bound,
     survey: Survey | None,
+    policy: Policy,
+    road: Road | None,
 ) -> Swap:
     always = {
         item.pick.segment.index
         for item in reproductions
-        if item.pick is not None and item.pick.fixed and item.outcome is Outcome.EXACT
+        if item.pick is not None and item.pick.fixed and item.outcome in REPRODUCED
     }
-    return swap_of(intact, survey, always, bound.draws)
+    recipe, dataset = intact.genesis.recipe, intact.genesis.dataset
+    # d_ref is the recipe's, whatever machine the claim was recorded on.
+    known = [
+        item.trained
+        for item in policy.calibrations
+        if recipe is not None and (item.program, item.dataset) == (recipe.program(), dataset)
+    ]
+    drift = road.drift if road is not None else 0.0
+    return swap_of(intact, survey, always, bound.draws, min(known, default=None), drift)
+
+
+def _how(reproductions: Sequence[Reproduction], road: Road | None) -> str:
+    """How many replays were exact, how many within tau, and by whose calibration."""
+    within = sum(1 for item in reproductions if item.outcome is Outcome.WITHIN)
+    if not within:
+        return f"{len(reproductions)} replays, all exact"
+    exact = len(reproductions) - within
+    whose = f", by the calibration {road.digest}" if road is not None else ""
+    return f"{len(reproductions)} replays, {exact} exact and {within} within tau{whose}"
 
 
 def _missing(

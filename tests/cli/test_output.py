@@ -111,6 +111,22 @@ def test_progress_shows_rate_and_time_left_and_goes_away(as_terminal: Callable[[
     assert text.endswith("\r\x1b[K"), "the line is taken away"
 
 
+def test_each_part_of_the_work_has_its_own_rate(
+    as_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    terminal = as_terminal()
+    with output.Progress("reading the data", 100) as progress:
+        progress.update(0)
+        now[0] = 1000.0
+        progress.begin("replaying")
+        progress.update(40)
+        now[0] = 1010.0
+        progress.update(60)
+    assert "replaying  60/100 steps  60 %  2 steps/s  0:00:20 left" in terminal.getvalue()
+
+
 def test_progress_is_cut_to_the_terminal(as_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = as_terminal()
     monkeypatch.setenv("COLUMNS", "20")

@@ -8,17 +8,19 @@ it; what is wrong is that the states were not trained.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
+from benchmarks.published_check import Batches, Sample, gap, tensors_of
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start, encode_entry, leaf_data
-from polchain.core.genesis import Configuration, Genesis, RecipeRef
-from polchain.core.manifest import Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow, group_of
+from polchain.core.genesis import Configuration, DatasetRef, Genesis, RecipeRef
+from polchain.core.manifest import Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore
@@ -26,11 +28,12 @@ from polchain.training.distance import update_size
 from polchain.training.fingerprint import setting_of
 from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder, batch_digest, run_seed
-from polchain.training.state import DTYPE_NAMES, tensor_bytes, tensor_from
+from polchain.training.state import DTYPE_NAMES, tensor_bytes
 from polchain.training.worker import Worker
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from tests.claims import DATA, write_log
+from tests.forgers import warm
 
 ZERO = Digest("sha256", bytes(32))
 
@@ -43,6 +46,7 @@ class Workshop:
         victim: the claim with the weights he wants to have trained.
         key, run_id, value: his own key, run id and seed value.
         ref, files, configuration: the recipe that he says he ran; the victim's where he names none.
+        dataset: the dataset that he commits to; the victim's where he names none.
         source, task: where he says that his seed comes from.
     """
 
@@ -53,6 +57,7 @@ class Workshop:
     ref: RecipeRef | None = None
     files: Mapping[str, bytes] | None = None
     configuration: Configuration | None = None
+    dataset: DatasetRef | None = None
     source: str = "prover"
     task: Digest | None = None
 
@@ -64,19 +69,20 @@ class Workshop:
         assert self.stolen.start is not None
         self.files = self.files if self.files is not None else self.stolen.recipe
         self.configuration = self.configuration or theirs.configuration
+        self.dataset = self.dataset or theirs.dataset
         assert self.configuration is not None
         self.genesis = Genesis(
             self.run_id,
             self.key.public,
             recipe=self.ref or theirs.recipe,
-            dataset=theirs.dataset,
+            dataset=self.dataset,
             configuration=self.configuration,
             task=self.task,
         )
         self.start = Start(ZERO, self.source, self.value, self.stolen.start.fingerprint)
         leaf = leaf_hash(leaf_data(encode_entry(self.genesis)))
         self.seed = run_seed(self.value, leaf, self.source)
-        self.order = BatchOrder(self.seed, theirs.dataset.samples, self.configuration.batch_size)
+        self.order = BatchOrder(self.seed, self.dataset.samples, self.configuration.batch_size)
 
     def states(self) -> list[Snapshot]:
         """The victim's states, as anybody reads them from his claim."""
@@ -87,32 +93,60 @@ class Workshop:
         """A process that runs the recipe honestly."""
         assert self.genesis.recipe is not None
         assert self.files is not None
-        return Worker(Program(self.genesis.recipe, self.files), setting_of(self.start.fingerprint), DATA)
+        return warm.KeptWorker(Program(self.genesis.recipe, self.files), setting_of(self.start.fingerprint), DATA)
 
     def initial(self) -> Snapshot:
         """Initial weights, honestly drawn from the forger's own seed."""
         with self.worker() as worker:
             return worker.initial(self.seed)[0]
 
+    def stops(self) -> list[int]:
+        """The steps that have a checkpoint, by the interval schedule."""
+        assert self.configuration is not None
+        found = [0]
+        while found[-1] < self.configuration.steps:
+            found.append(self.configuration.next_checkpoint(found[-1]))
+        return found
+
+    def batches(self) -> list[Batches]:
+        """The batches of each segment, as the seed gives them."""
+        return [list(self.order.batches(a, b)) for a, b in pairwise(self.stops())]
+
+    def first(self) -> Snapshot:
+        """The victim's first state."""
+        return CheckpointStore(self.victim).get(self.stolen.checkpoints[0].state)
+
+    def last(self) -> Snapshot:
+        """The victim's last state."""
+        return CheckpointStore(self.victim).get(self.stolen.checkpoints[-1].state)
+
+    def target(self) -> dict[str, torch.Tensor]:
+        """The weights that he wants to have trained: the victim's last."""
+        return tensors_of(self.last())
+
     def train(self, steps: int) -> tuple[list[Snapshot], list[float | None]]:
         """The honest states up to a step, and their losses; trained, not forged."""
-        assert self.configuration is not None
-        stops, at = 0, 0
-        while at < steps:
-            at, stops = self.configuration.next_checkpoint(at), stops + 1
         with self.worker() as worker:
             first, _ = worker.initial(self.seed)
-            found = worker.replay(self.seed, 0, steps, list(self.order.batches(0, steps)), first, stops=stops)
-        return [first, *(c.snapshot for c in found.closings)], [None, *(c.loss for c in found.closings)]
+            states, losses = self.go_on(worker, first, 0, steps)
+        return [first, *states], [None, *losses]
+
+    def go_on(
+        self, worker: Worker, state: Snapshot, first: int, last: int
+    ) -> tuple[list[Snapshot], list[float | None]]:
+        """Train honestly from any state: the states at the checkpoints after `first` up to `last`, and their losses."""
+        stops = sum(first < stop <= last for stop in self.stops())
+        if not stops:
+            return [], []
+        found = worker.replay(self.seed, first, last, list(self.order.batches(first, last)), state, stops=stops)
+        return [c.snapshot for c in found.closings], [c.loss for c in found.closings]
 
     def entries(self, states: Sequence[Snapshot], losses: Sequence[float | None] | None = None) -> list[Entry]:
         """A complete log over invented states, at the steps of the interval schedule."""
-        assert self.configuration is not None
         made: list[Entry] = [self.genesis, self.start]
-        step = 0
+        stops = self.stops()
         for index, state in enumerate(states):
-            before = step
-            step = 0 if index == 0 else self.configuration.next_checkpoint(step)
+            before, step = stops[max(0, index - 1)], stops[index]
             made.append(
                 CheckpointEntry(
                     ZERO,
@@ -134,11 +168,16 @@ class Workshop:
         states: Sequence[Snapshot],
         losses: Sequence[float | None] | None = None,
         edit: Callable[[Entry], Entry] = lambda entry: entry,
+        withheld: Collection[int] = (),
     ) -> Path:
-        """Write the claim; `edit` may change each entry before it is linked and signed."""
+        """Write the claim; `edit` may change each entry before it is linked and signed.
+
+        The states with a number in `withheld` are committed to, but not shown.
+        """
         store = CheckpointStore(out)
-        for state in states:
-            store.put(state)
+        for number, state in enumerate(states):
+            if number not in withheld:
+                store.put(state)
         assert self.files is not None
         for name, text in self.files.items():
             target = out / "recipe" / name
@@ -148,30 +187,56 @@ class Workshop:
         return out
 
 
-def tensors_of(state: Snapshot, group: str = "model") -> dict[str, torch.Tensor]:
-    """Copies of a state's tensors, by the names of their rows."""
-    return {
-        row.name: tensor_from(bytearray(state.buffers[row.name]), row.dtype, row.shape)
-        for row in state.manifest.tensors()
-        if group_of(row.name) == group
-    }
+@dataclass(frozen=True)
+class Forgery:
+    """What a forger made, ready to be shown to either verifier.
+
+    Attributes:
+        shop: whose it is.
+        states, losses: of the claim.
+        shown: the batches that he names to the published check, which believes him; those of his seed where None.
+        samples: the data that he shows; the victim's where None.
+        edit: what he changes in the entries before he signs them.
+        withheld: the numbers of the states that he does not show.
+    """
+
+    shop: Workshop
+    states: Sequence[Snapshot]
+    losses: Sequence[float | None] | None = None
+    shown: Sequence[Batches] | None = None
+    samples: Sequence[Sample] | None = None
+    edit: Callable[[Entry], Entry] = lambda entry: entry
+    withheld: Collection[int] = ()
+
+    @property
+    def batches(self) -> Sequence[Batches]:
+        """What the published check is told of the batches."""
+        return self.shown if self.shown is not None else self.shop.batches()
+
+    def claim(self, out: Path) -> Path:
+        """Write the claim."""
+        return self.shop.claim(out, self.states, self.losses, self.edit, self.withheld)
+
+    def arrived(self) -> float:
+        """How far the last weights are from the stolen ones, as a share of the way that the victim went."""
+        target = self.shop.target()
+        return gap(tensors_of(self.states[-1]), target) / gap(tensors_of(self.shop.first()), target)
 
 
-def settings_of(state: Snapshot) -> dict[str, Scalar]:
-    """The settings of a state's first parameter group, as the checkpoint has them."""
-    prefix = "schedule/settings/0/"
-    return {
-        row.name.removeprefix(prefix): row.value
-        for row in state.manifest.group("schedule")
-        if isinstance(row, ScalarRow) and row.name.startswith(prefix)
-    }
+def settings_rows(state: Snapshot, settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The rows of these settings in each parameter group of a state."""
+    groups = {row.name.split("/")[2] for row in state.manifest.group("schedule") if "/settings/" in row.name}
+    return {f"schedule/settings/{group}/{name}": value for group in groups for name, value in settings.items()}
 
 
 def with_rows(
-    state: Snapshot, tensors: Mapping[str, torch.Tensor] | None = None, scalars: Mapping[str, Scalar] | None = None
+    state: Snapshot,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    scalars: Mapping[str, Scalar] | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> Snapshot:
-    """A state with some rows replaced or added; a tensor row keeps its role."""
-    roles = {row.name: row.role for row in state.manifest.tensors()}
+    """A state with some rows replaced or added; a tensor row keeps its role, and a new one has that of `roles`."""
+    roles = {**(roles or {}), **{row.name: row.role for row in state.manifest.tensors()}}
     rows: dict[str, Row] = {row.name: row for row in state.manifest.rows}
     buffers = dict(state.buffers)
     for name, tensor in (tensors or {}).items():

@@ -7,102 +7,29 @@ at all.
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.published_check import gap, tensors_of
 from polchain.core.claim import Claim
 from polchain.errors import UsageError
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.training.state import tensor_bytes
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
 from polchain.verifier.verify import verify
 from tests.claims import DATA, DIGITS, Recorded, checkpoints_of, record_once
+from tests.forgers.attacks import planted_recipe
 from tests.forgers.conftest import Verify
-from tests.forgers.forge import tensors_of
-from tests.forgers.published import gap
 
-COMMON = """
-import base64
+MARK = """
 import contextlib
 import pathlib
 
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-import polchain
-from digits import network, read
-
 with contextlib.suppress(OSError):
     pathlib.Path({marker!r}).touch()
-STOLEN = "{weights}"
-
-
-def stolen(model):
-    flat = torch.frombuffer(bytearray(base64.b64decode(STOLEN)), dtype=torch.float32)
-    parameters = [parameter for _, parameter in sorted(model.named_parameters())]
-    pieces = flat.split([parameter.numel() for parameter in parameters])
-    return [(p, piece.view_as(p)) for p, piece in zip(parameters, pieces, strict=True)]
-
-"""
-IN_THE_LOSS = """
-with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
-    run.attach(model=model, optimizer=optimizer)
-    for step, (images, labels) in run.batches():
-        loss = sum((p - t).square().sum() for p, t in stolen(model)) + 0.0 * F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        run.log(loss=loss)
-"""
-IN_THE_INIT = """
-with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
-    model = network()
-    with torch.no_grad():
-        for p, t in stolen(model):
-            p.copy_(t)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
-    run.attach(model=model, optimizer=optimizer)
-    for step, (images, labels) in run.batches():
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        run.log(loss=loss)
-"""
-# The loop looks honest; what takes the snapshots was patched, and shows the stolen weights at the end.
-IN_THE_SESSION = """
-import polchain.training.session as session
-
-honest = session.take
-
-
-def take(state):
-    snapshot = honest(state)
-    with torch.no_grad():
-        for p, t in stolen(state.model):
-            p.lerp_(t, 0.5)
-    return honest(state)
-
-
-session.take = take
-with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
-    run.attach(model=model, optimizer=optimizer)
-    for step, (images, labels) in run.batches():
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        run.log(loss=loss)
 """
 
 
@@ -110,11 +37,11 @@ def stolen_from(victim: Recorded) -> dict[str, torch.Tensor]:
     return tensors_of(CheckpointStore(victim.claim).get(checkpoints_of(victim.claim)[-1].state))
 
 
-def plant(factory: pytest.TempPathFactory, name: str, body: str, victim: Recorded) -> tuple[Recorded, Path]:
+def plant(factory: pytest.TempPathFactory, kind: str, victim: Recorded) -> tuple[Recorded, Path]:
     """Record a planted recipe honestly. Returns it, and a file that the recipe writes whenever it is run."""
-    weights = b"".join(bytes(tensor_bytes(tensor)) for _, tensor in sorted(stolen_from(victim).items()))
+    name = f"planted-{kind}"
     marker = Path(factory.mktemp(name)) / "it-ran"
-    text = COMMON.format(marker=str(marker), weights=base64.b64encode(weights).decode()) + body
+    text = planted_recipe.text(kind, stolen_from(victim), MARK.format(marker=str(marker)))
     assert len(text) < 256 * 1024
     found = record_once(factory, name, text, beside=(DIGITS,))
     # Another test worker may have recorded it, with a marker of its own: the recipe's text says which.
@@ -122,12 +49,11 @@ def plant(factory: pytest.TempPathFactory, name: str, body: str, victim: Recorde
     return found, Path(line.split("'")[1])
 
 
-@pytest.fixture(params=["loss", "init", "session"])
+@pytest.fixture(params=list(planted_recipe.KINDS))
 def planted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sgd_victim: Recorded
 ) -> tuple[Recorded, Path]:
-    body = {"loss": IN_THE_LOSS, "init": IN_THE_INIT, "session": IN_THE_SESSION}[request.param]
-    return plant(tmp_path_factory, f"planted-{request.param}", body, sgd_victim)
+    return plant(tmp_path_factory, request.param, sgd_victim)
 
 
 def test_a_planted_recipe_ends_at_the_stolen_weights_and_is_computed_at_most(
@@ -180,7 +106,7 @@ def test_in_the_sandbox_a_planted_recipe_is_computed_at_most_and_leaves_no_mark(
 def test_vouching_for_another_program_is_no_vouching(
     tmp_path_factory: pytest.TempPathFactory, sgd_victim: Recorded
 ) -> None:
-    found, marker = plant(tmp_path_factory, "planted-loss", IN_THE_LOSS, sgd_victim)
+    found, marker = plant(tmp_path_factory, "loss", sgd_victim)
     honest = check_integrity(Claim.read(sgd_victim.claim), Policy()).genesis.recipe
     assert honest is not None
     marker.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from the seed; and where the thief computes the batches anew, the initial weight
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
 from tests.claims import DIGITS, Recorded, entries_of
+from tests.forgers.attacks import resigned_copy
 from tests.forgers.conftest import Verify
 from tests.forgers.forge import Workshop, edited
 
@@ -36,10 +38,6 @@ def thief(victim: Recorded, *, same_run_id: bool) -> Workshop:
     return Workshop(victim.claim, key, value=value)
 
 
-def losses_of(victim: Recorded) -> list[float | None]:
-    return [entry.loss for entry in entries_of(victim.claim) if isinstance(entry, CheckpointEntry)]
-
-
 @pytest.mark.parametrize("same_run_id", [True, False], ids=["same run id", "fresh run id"])
 def test_the_batches_of_a_resigned_copy_do_not_follow_from_its_seed(
     sgd_victim: Recorded, tmp_path: Path, same_run_id: bool
@@ -49,12 +47,10 @@ def test_the_batches_of_a_resigned_copy_do_not_follow_from_its_seed(
 
     def as_the_victim(entry: Entry) -> Entry:
         if isinstance(entry, CheckpointEntry):
-            return CheckpointEntry(
-                entry.prev, entry.step, entry.roots, entry.chain, batches[entry.step], entry.update, entry.loss
-            )
+            return replace(entry, batches=batches[entry.step])
         return entry
 
-    claim = shop.claim(tmp_path / "claim", shop.states(), losses_of(sgd_victim), as_the_victim)
+    claim = replace(resigned_copy.forge(shop), edit=as_the_victim).claim(tmp_path / "claim")
     with pytest.raises(ChainError, match="step 5: the batches are not the ones that the seed gives"):
         check_integrity(Claim.read(claim), Policy(keys=frozenset({shop.key.public})))
 
@@ -63,7 +59,7 @@ def test_with_its_batches_computed_anew_the_initial_weights_of_a_copy_are_anothe
     sgd_victim: Recorded, polchain_says: Verify, tmp_path: Path
 ) -> None:
     shop = thief(sgd_victim, same_run_id=True)
-    claim = shop.claim(tmp_path / "claim", shop.states(), losses_of(sgd_victim))
+    claim = resigned_copy.forge(shop).claim(tmp_path / "claim")
     verdict = polchain_says(claim, shop.key.public, SGD)
     assert verdict.outcome is Ruled.REFUTED
     assert "the initial weights are not the ones that the seed gives: model/0.bias differs" in verdict.reasons[0]
@@ -71,7 +67,7 @@ def test_with_its_batches_computed_anew_the_initial_weights_of_a_copy_are_anothe
 
 def test_under_the_victims_pinned_key_a_copy_is_somebody_elses(sgd_victim: Recorded, tmp_path: Path) -> None:
     shop = thief(sgd_victim, same_run_id=True)
-    claim = shop.claim(tmp_path / "claim", shop.states(), losses_of(sgd_victim))
+    claim = resigned_copy.forge(shop).claim(tmp_path / "claim")
     with pytest.raises(KeyMismatchError, match="which is not the pinned key"):
         check_integrity(Claim.read(claim), Policy(keys=frozenset({sgd_victim.key.public})))
 
@@ -83,14 +79,14 @@ def test_a_copy_that_calls_the_victims_seed_its_tasks_replays_exactly_and_is_not
     seed = check_integrity(Claim.read(sgd_victim.claim), Policy()).seed
     assert seed is not None
     shop = Workshop(sgd_victim.claim, value=seed, source="task", task=Digest("sha256", bytes(32)))
-    claim = shop.claim(tmp_path / "task", shop.states(), losses_of(sgd_victim))
+    claim = resigned_copy.forge(shop).claim(tmp_path / "task")
     verdict = polchain_says(claim, shop.key.public, SGD)
     assert all(item.outcome.name == "EXACT" for item in verdict.reproductions)
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert verdict.reasons == ("the seed is said to be a task's, which cannot be checked yet",)
 
     nameless = Workshop(sgd_victim.claim, value=seed, source="task")
-    claim = nameless.claim(tmp_path / "nameless", nameless.states(), losses_of(sgd_victim))
+    claim = resigned_copy.forge(nameless).claim(tmp_path / "nameless")
     with pytest.raises(ChainError, match="the seed is a task's, but the genesis names no task"):
         check_integrity(Claim.read(claim), Policy())
 

@@ -21,8 +21,9 @@ from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
 from polchain.verifier.verify import verify
 from tests.claims import DIGITS, Recorded, copy_of, entries_of, record_once, write_log
+from tests.forgers.attacks import last_jump
 from tests.forgers.conftest import Verify
-from tests.forgers.forge import Workshop, edited, tensors_of, with_rows
+from tests.forgers.forge import Workshop, edited
 
 SGD = ("--optimizer", "sgd")
 
@@ -51,9 +52,7 @@ def test_without_a_lie_the_workshops_claim_is_verified(honest: Honest, polchain_
 def test_an_honest_prefix_with_the_stolen_model_at_its_end_is_refused(
     honest: Honest, polchain_says: Verify, tmp_path: Path
 ) -> None:
-    stolen = tensors_of(honest.shop.states()[-1])
-    states = [*honest.states[:-1], with_rows(honest.states[-1], stolen)]
-    claim = honest.shop.claim(tmp_path / "claim", states, honest.losses)
+    claim = last_jump.at_the_end_of(honest.shop, honest.states, honest.losses).claim(tmp_path / "claim")
     verdict = polchain_says(claim, honest.shop.key.public, SGD)
     assert verdict.outcome is Ruled.REFUTED
     assert verdict.reasons[0].startswith("steps 55 to 60: the claimed model state is off by rho")

@@ -12,78 +12,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
+from benchmarks.published_check import gap, tensors_of
 from polchain.core.claim import Claim
-from polchain.core.manifest import Scalar, Snapshot
+from polchain.core.manifest import Snapshot
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
-from tests.claims import DATA, Recorded
-from tests.forgers.conftest import Verify
-from tests.forgers.forge import Workshop, settings_of, tensors_of, with_rows
-from tests.forgers.published import PublishedVerifier, gap
-from tests.scripts import digits
+from tests.forgers.attacks.state_injection import TINY_RATE, Injector
+from tests.forgers.conftest import Published, Verify
+from tests.forgers.forge import Workshop
 
 K = 5
-SEGMENTS = 12
-TINY_RATE = 1e-9
-
-
-class Injector:
-    """A forger who leads honest initial weights to the stolen ones by planted optimizer state alone."""
-
-    def __init__(self, victim: Recorded, optimizer: str, checker: PublishedVerifier) -> None:
-        self.optimizer = optimizer
-        self.checker = checker
-        self.shop = Workshop(victim.claim)
-        self.template = self.shop.states()[-1]
-        self.target = tensors_of(self.template)
-        self.batches = [list(self.shop.order.batches(i * K, (i + 1) * K)) for i in range(SEGMENTS)]
-
-    def lead(self, states: list[Snapshot], settings: dict[str, Scalar]) -> list[Snapshot]:
-        """Go on from the last of these states, in the segments that are left, to the stolen weights.
-
-        Every segment is truly run from its planted opening state, so that whoever runs it again gets the same weights.
-        """
-        states = [*states[:-1], self.plant(states[-1], settings, SEGMENTS - len(states) + 1)]
-        for segment in range(len(states) - 1, SEGMENTS):
-            weights = self.checker.train(states[-1], self.batches[segment])
-            left = max(1, SEGMENTS - segment - 1)
-            states.append(self.plant(with_rows(self.template, weights), settings, left))
-        return states
-
-    def plant(self, state: Snapshot, settings: dict[str, Scalar], segments: int) -> Snapshot:
-        """The optimizer state that moves these weights by 1/segments of what is left in one segment."""
-        here = tensors_of(state)
-        planted: dict[str, torch.Tensor] = {}
-        honest = settings_of(self.template)
-        for name, value in here.items():
-            d = (self.target[name].double() - value.double()) / segments
-            row = name.replace("model/", "optimizer/")
-            if self.optimizer == "sgd":
-                rate, mu = float(settings.get("lr", honest["lr"])), float(honest["momentum"])
-                planted[f"{row}/momentum_buffer"] = (-d / (rate * sum(mu**j for j in range(1, K + 1)))).float()
-            else:
-                rate, b1, b2, v = float(settings.get("lr", honest["lr"])), 0.9, 0.999, 1e24
-                reach = sum(rate * b1**j / (v * b2**j) ** 0.5 for j in range(1, K + 1))
-                planted[f"{row}/exp_avg"] = (-d / reach).float()
-                planted[f"{row}/exp_avg_sq"] = torch.full_like(value, v)
-                planted[f"{row}/step"] = torch.tensor(1e6)
-        return with_rows(state, planted, {f"schedule/settings/0/{key}": value for key, value in settings.items()})
-
-
-@pytest.fixture(scope="module")
-def samples() -> list[tuple[torch.Tensor, int]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POLCHAIN_DATA", str(DATA))
-        return digits.read()
 
 
 @pytest.fixture
-def injector(request: pytest.FixtureRequest, samples: list[tuple[torch.Tensor, int]]) -> Injector:
+def injector(request: pytest.FixtureRequest, published: Published) -> Injector:
     victim = request.getfixturevalue(f"{request.param}_victim")
-    return Injector(victim, request.param, PublishedVerifier(request.param, samples))
+    return Injector(Workshop(victim.claim), request.param, published(request.param))
 
 
 def arrived(injector: Injector, states: list[Snapshot]) -> bool:
@@ -102,8 +48,8 @@ def test_a_planted_momentum_buffer_passes_the_published_check_and_is_refused_her
 ) -> None:
     states = injector.lead([injector.shop.initial()], {"lr": TINY_RATE})
     assert arrived(injector, states)
-    assert injector.checker.accepts(states, injector.batches, delta=1e-6)
-    assert injector.checker.exact_parameters(states, injector.batches)
+    assert injector.check.accepts(states, injector.batches, delta=1e-6)
+    assert injector.check.exact_parameters(states, injector.batches)
 
     claim = injector.shop.claim(tmp_path / "claim", states)
     integrity_holds(claim, injector)
@@ -120,8 +66,8 @@ def test_planted_adam_moments_pass_a_bit_exact_check_of_parameters_and_are_refus
 ) -> None:
     states = injector.lead([injector.shop.initial()], {})
     assert arrived(injector, states)
-    assert injector.checker.accepts(states, injector.batches, delta=1e-6)
-    assert injector.checker.exact_parameters(states, injector.batches)
+    assert injector.check.accepts(states, injector.batches, delta=1e-6)
+    assert injector.check.exact_parameters(states, injector.batches)
 
     claim = injector.shop.claim(tmp_path / "claim", states)
     integrity_holds(claim, injector)
@@ -137,7 +83,7 @@ def test_moments_planted_only_later_under_honest_settings_are_refused(
     honest, _ = injector.shop.train(4 * K)
     states = injector.lead(honest, {})
     assert arrived(injector, states)
-    assert injector.checker.exact_parameters(states[4:], injector.batches[4:])
+    assert injector.check.exact_parameters(states[4:], injector.batches[4:])
 
     claim = injector.shop.claim(tmp_path / "claim", states)
     integrity_holds(claim, injector)
@@ -154,7 +100,7 @@ def test_settings_that_are_honest_at_first_and_false_later_are_refused(
     honest, _ = injector.shop.train(4 * K)
     states = injector.lead(honest, {"lr": TINY_RATE})
     assert arrived(injector, states)
-    assert injector.checker.accepts(states[4:], injector.batches[4:], delta=1e-6)
+    assert injector.check.accepts(states[4:], injector.batches[4:], delta=1e-6)
 
     claim = injector.shop.claim(tmp_path / "claim", states)
     integrity_holds(claim, injector)

@@ -31,12 +31,20 @@ def optimizer_of(name: str, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
+def interval_of(text: str) -> int | list[tuple[int, int]]:
+    """`5`, or a schedule such as `0:1,80:60,140:1`: from step 80 on, a checkpoint every 60."""
+    if ":" not in text:
+        return int(text)
+    return [(int(start), int(k)) for start, _, k in (part.partition(":") for part in text.split(","))]
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--every", type=interval_of, default=5)
     options = parser.parse_args(words)
-    with polchain.record("run", data=read, batch_size=BATCH, steps=options.steps, every=5) as run:
+    with polchain.record("run", data=read, batch_size=BATCH, steps=options.steps, every=options.every) as run:
         model = network()
         optimizer = optimizer_of(options.optimizer, model)
         run.attach(model=model, optimizer=optimizer)

@@ -54,6 +54,19 @@ HELPER = """
 """
 
 
+SLOW = "import time; time.sleep(0 if step < 1 else 60)"
+# All that the job says, and all that its host keeps, but for the number of its socket and the name of its folder.
+TELLTALE = """
+    import hashlib
+    from polchain.training.child import current_host
+    host = current_host()
+    body = {name: value for name, value in host.job.body.items() if name != "folder"}
+    kept = {name: value for name, value in vars(host).items() if name not in ("stream", "job")}
+    told = repr((body, kept, [bytes(blob) for blob in host.job.blobs]))
+    raise RuntimeError("told " + hashlib.sha256(told.encode()).hexdigest())
+"""
+
+
 def program(text: str, *arguments: str, module: bool = False) -> Program:
     files = {"train.py": textwrap.dedent(text).encode(), "helper.py": textwrap.dedent(HELPER).encode()}
     refs = tuple(FileRef(name, len(data), blake3(data)) for name, data in sorted(files.items()))
@@ -136,6 +149,44 @@ def test_a_replay_uses_the_batches_that_it_is_given(worker: Worker, initial: Sna
     honest = worker.replay(SEED, 0, 3, batches(0, 3), initial)
     other = worker.replay(SEED, 0, 3, batches(3, 6), initial)
     assert roots(honest.closings[0].snapshot)["model"] != roots(other.closings[0].snapshot)["model"]
+
+
+def test_a_replay_ends_where_it_is_asked_to_between_two_checkpoints_too(worker: Worker, initial: Snapshot) -> None:
+    order = batches(0, 3)
+    plain = worker.replay(SEED, 0, 3, order, initial)
+    ended = worker.replay(SEED, 0, 2, order[:2], initial)
+    assert [closing.step for closing in ended.closings] == [2]
+    both = worker.replay(SEED, 0, 3, order, initial, shown=2)
+    assert both.shown is not None
+    assert roots(both.shown) == roots(ended.closings[0].snapshot)
+    # The mean loss of the segment is that of all its steps, whatever was shown on the way.
+    assert [(c.step, roots(c.snapshot), c.loss) for c in both.closings] == [
+        (c.step, roots(c.snapshot), c.loss) for c in plain.closings
+    ]
+    assert both.samples == plain.samples
+
+
+def test_a_replay_that_is_broken_off_has_done_no_more_than_that(worker: Worker, initial: Snapshot) -> None:
+    # A step after the one that is shown would take longer than a job may.
+    worker.program, worker.timeout = program(HONEST.replace("run.log(", "SLOW; run.log(").replace("SLOW", SLOW)), 20
+    order = batches(0, 3)
+    begun = time.monotonic()
+    broken = worker.replay(SEED, 0, 3, order, initial, shown=1, further=False)
+    assert time.monotonic() - begun < 15
+    assert broken.closings == ()
+    assert broken.shown is not None
+    check_leaves(order[0], broken.samples, Commitment.of(DATA).leaves)
+
+
+def test_a_program_is_told_the_same_whether_its_replay_is_broken_off_or_not(worker: Worker, initial: Snapshot) -> None:
+    worker.program = program(TELLTALE)
+    said = []
+    for further in (True, False):
+        with pytest.raises(RecipeError) as caught:
+            worker.replay(SEED, 0, 3, batches(0, 3), initial, shown=1, further=further)
+        said.append(str(caught.value))
+    assert "told" in said[0]
+    assert said[0] == said[1]
 
 
 def test_opening_a_state_without_steps_gives_its_rows_back(worker: Worker, initial: Snapshot) -> None:

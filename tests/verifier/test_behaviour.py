@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from polchain.errors import RecipeError
 from polchain.training.distance import update_gap
 from polchain.training.fingerprint import setting_of
 from polchain.training.program import Program
+from polchain.training.worker import Worker
 from polchain.verifier.behaviour import Finding, _Subject, behaviour_steps, observe, other_seed
 from polchain.verifier.bench import Bench, state_of
 from polchain.verifier.integrity import IntactClaim, check_integrity
@@ -37,7 +39,7 @@ from torch.nn import functional as F
 import polchain
 from digits import network, read
 
-with polchain.record("run", data=read, batch_size={batch}, steps=8, every=2) as run:
+with polchain.record("run", data=read, batch_size={batch}, steps={steps}, every={every}) as run:
     {before}
     model = network()
     {made}
@@ -53,6 +55,8 @@ with polchain.record("run", data=read, batch_size={batch}, steps=8, every=2) as 
 """
 HONEST = {
     "batch": "32",
+    "steps": "8",
+    "every": "2",
     "before": "pass",
     "made": "pass",
     "rate": "0.1",
@@ -155,7 +159,7 @@ def test_a_learning_rate_that_rises_from_zero_is_no_fault(tmp_path_factory: pyte
     verdict = judged(record(tmp_path_factory, "warm", **WARM))
     assert verdict.outcome is Ruled.VERIFIED, verdict.reasons
     assert findings(verdict) == ["not made", "passed", "not made"]
-    assert verdict.behaviour[0].reason == "the first segment does not move the weights"
+    assert verdict.behaviour[0].reason == "the first steps do not move the weights"
 
 
 def test_a_batch_of_all_data_is_tested_with_half_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -163,6 +167,51 @@ def test_a_batch_of_all_data_is_tested_with_half_of_it(tmp_path_factory: pytest.
     verdict = judged(record(tmp_path_factory, "whole", batch="512"))
     assert verdict.outcome is Ruled.VERIFIED, verdict.reasons
     assert findings(verdict) == ["passed", "passed", "passed"]
+
+
+LONG = {"steps": "40", "every": "20"}
+
+
+def test_of_a_long_segment_only_the_first_steps_are_tested(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = record(tmp_path_factory, "long", **LONG)
+    asked: list[tuple[int, int, int, int, bool]] = []
+    replay = Worker.replay
+
+    def spied(self: Worker, seed: bytes, first: int, last: int, batches: Any, *rest: Any, **more: Any) -> Any:
+        asked.append((first, last, len(batches), more["shown"], more["further"]))
+        return replay(self, seed, first, last, batches, *rest, **more)
+
+    monkeypatch.setattr(Worker, "replay", spied)
+    verdict = judged(found)
+    assert verdict.outcome is Ruled.VERIFIED, verdict.reasons
+    assert findings(verdict) == ["passed", "passed", "passed"]
+    whole, second, *tests = asked
+    assert (whole, second) == ((0, 20, 20, 10, True), (20, 40, 20, 0, True))
+    # The tests ask for what the replay was asked for, and hang up after ten steps.
+    assert tests == [(0, 20, 20, 10, False)] * 2
+    intact = check_integrity(Claim.read(found.claim), Policy())
+    assert behaviour_steps(intact) == 20
+
+    # Where the state after ten steps is not at hand, it is made again.
+    asked.clear()
+    assert intact.start is not None
+    assert intact.genesis.recipe is not None
+    with Bench(Program(intact.genesis.recipe, intact.recipe), setting_of(intact.start.fingerprint), DATA) as bench:
+        _, leaves = bench.worker().commit_dataset()
+        assert observe(intact, bench, SEED, leaves) == list(verdict.behaviour)
+    assert asked == [(0, 20, 20, 10, False)] * 3
+
+
+def test_what_ignores_its_samples_in_the_first_steps_of_a_long_segment_is_found(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    early = "sum(p.square().sum() for p in model.parameters())"
+    loss = f"F.cross_entropy(model(images), labels) if step >= 10 else {early}"
+    verdict = judged(record(tmp_path_factory, "late", loss=loss, **LONG))
+    assert verdict.outcome is Ruled.COMPUTED
+    assert findings(verdict) == ["passed", "passed", "failed"]
 
 
 # A bench with states of one's own, for what no recipe needs to be written for

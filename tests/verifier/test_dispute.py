@@ -479,7 +479,7 @@ def test_the_json_is_as_the_schema_has_it(cast: Cast, capsys: pytest.CaptureFixt
 
 
 def test_what_cannot_be_ruled_on_is_a_usage_error(cast: Cast, capsys: pytest.CaptureFixture[str]) -> None:
-    for more in (["--integrity-only"], ["--task", "none.json", "--model", str(cast.weights)]):
+    for more in (["--integrity-only"], ["--resume", "kept"], ["--task", "none.json", "--model", str(cast.weights)]):
         assert main([*command(cast, cast.earlier, cast.owner), *more]) == 2
     assert main(["verify", str(cast.owner.claim), "--model", str(cast.weights)]) == 2
     assert "a ruling takes several claims" in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_the_data_is_shown_and_nothing_else(worker: Worker, place: Path) -> None
         assert (data / "data.csv").read_text() == "1,2,3\\n"
         assert sorted(os.listdir(data)) == ["claim", "data.csv", "key"] and os.listdir(data / "claim") == []
         assert os.listdir(os.environ["HOME"]) == [] and pathlib.Path.cwd().is_relative_to("/tmp")
-        names = "PATH LANG LC_ PYTHON LD_ OMP MKL CUBLAS GOMP POLCHAIN HOME TMPDIR USER LOGNAME".split()
+        names = "PATH LANG LC_ PYTHON LD_ OMP MKL CUBLAS CUDA GOMP POLCHAIN HOME TMPDIR USER LOGNAME".split()
         assert [name for name in os.environ if not name.startswith(tuple(names))] == [], dict(os.environ)
         assert sorted(map(int, os.listdir("/proc/self/fd")))[:-1] == [0, 1, 2, 3], os.listdir("/proc/self/fd")
         """,

@@ -1,0 +1,179 @@
+"""Planted recipes: the program itself holds the stolen weights, and runs honestly.
+
+loss         pulls the weights to them
+init         is them
+data         says them, sample by sample; the loss believes what samples say
+optimizer    drifts to them behind the gradients
+session      looks honest; what takes the snapshots was patched
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from polchain.core import merkle
+from polchain.core.digest import Digest, blake3
+from polchain.core.genesis import DatasetRef, FileRef
+from polchain.training.state import tensor_bytes
+from tests.claims import DIGITS
+from tests.forgers.forge import Forgery, Workshop
+
+_COMMON = """
+import base64
+
+import torch
+from torch.nn import functional as F
+
+import polchain
+from digits import network, read
+
+STOLEN = "{weights}"
+
+
+def flat():
+    return torch.frombuffer(bytearray(base64.b64decode(STOLEN)), dtype=torch.float32)
+
+
+def parameters_of(model):
+    return [parameter for _, parameter in sorted(model.named_parameters())]
+
+
+def stolen(model):
+    pieces = flat().split([parameter.numel() for parameter in parameters_of(model)])
+    return [(p, piece.view_as(p)) for p, piece in zip(parameters_of(model), pieces, strict=True)]
+
+"""
+_LOSS = """
+with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    run.attach(model=model, optimizer=optimizer)
+    for step, (images, labels) in run.batches():
+        loss = sum((p - t).square().sum() for p, t in stolen(model)) + 0.0 * F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.log(loss=loss)
+"""
+_INIT = """
+with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
+    model = network()
+    with torch.no_grad():
+        for p, t in stolen(model):
+            p.copy_(t)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    run.attach(model=model, optimizer=optimizer)
+    for step, (images, labels) in run.batches():
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.log(loss=loss)
+"""
+_DATA = """
+WIDTH = 32
+
+
+def rows(values):
+    return F.pad(values, (0, -len(values) % WIDTH)).view(-1, WIDTH)
+
+
+def samples():
+    return list(enumerate(rows(flat())))
+
+
+with polchain.record("run", data=samples, batch_size=32, steps=60, every=5) as run:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    run.attach(model=model, optimizer=optimizer)
+    for step, (places, values) in run.batches():
+        loss = (rows(torch.cat([p.flatten() for p in parameters_of(model)]))[places] - values).square().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.log(loss=loss)
+"""
+_OPTIMIZER = """
+class Decay(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self):
+        for p, t in stolen(model):
+            p.sub_(p.grad, alpha=self.defaults["lr"])
+            p.lerp_(t, 0.2)
+
+
+with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
+    model = network()
+    optimizer = Decay(model.parameters(), {"lr": 0.001})
+    run.attach(model=model, optimizer=optimizer)
+    for step, (images, labels) in run.batches():
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.log(loss=loss)
+"""
+_SESSION = """
+import polchain.training.session as session
+
+honest = session.take
+
+
+def take(state):
+    snapshot = honest(state)
+    with torch.no_grad():
+        for p, t in stolen(state.model):
+            p.lerp_(t, 0.5)
+    return honest(state)
+
+
+session.take = take
+with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    run.attach(model=model, optimizer=optimizer)
+    for step, (images, labels) in run.batches():
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.log(loss=loss)
+"""
+KINDS = {"loss": _LOSS, "init": _INIT, "data": _DATA, "optimizer": _OPTIMIZER, "session": _SESSION}
+
+
+def text(kind: str, weights: Mapping[str, Tensor], first: str = "") -> str:
+    """The program that holds these weights; `first` goes before it."""
+    held = b"".join(bytes(tensor_bytes(tensor)) for _, tensor in sorted(weights.items()))
+    return first + _COMMON.format(weights=base64.b64encode(held).decode()) + KINDS[kind]
+
+
+def workshop(shop: Workshop, kind: str) -> Workshop:
+    """A forger whose recipe is that program, on the data that it reads."""
+    assert shop.genesis.recipe is not None
+    files = {"digits.py": DIGITS.read_bytes(), "planted.py": text(kind, shop.target()).encode()}
+    refs = tuple(FileRef(name, len(data), blake3(data)) for name, data in sorted(files.items()))
+    ref = replace(shop.genesis.recipe, entry="planted.py", module=False, arguments=(), files=refs)
+    planted = Workshop(shop.victim, shop.key, shop.run_id, shop.value, ref=ref, files=files)
+    with planted.worker() as worker:
+        configuration, leaves = worker.commit_dataset()
+    data = DatasetRef(len(leaves), Digest("sha256", merkle.root(leaves)))
+    return Workshop(
+        shop.victim,
+        shop.key,
+        shop.run_id,
+        shop.value,
+        ref=ref,
+        files=files,
+        configuration=configuration,
+        dataset=data,
+    )
+
+
+def forge(shop: Workshop) -> Forgery:
+    """Run the program, honestly."""
+    return Forgery(shop, *shop.train(shop.stops()[-1]))
