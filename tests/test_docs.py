@@ -159,6 +159,7 @@ def test_verdicts_json_is_documented() -> None:
     from polchain.verifier.challenge import Challenge
     from polchain.verifier.replay import Outcome, Reproduction
     from polchain.verifier.soundness import Bound
+    from polchain.verifier.tau import Road
     from polchain.verifier.verdict import MEANING, Ruled, Verdict
 
     verdict = Verdict(
@@ -179,6 +180,7 @@ def test_verdicts_json_is_documented() -> None:
         times=some_times(),
         flags=(("", ""),),
         behaviour=(Behaviour("", Finding.PASSED),),
+        road=Road(Digest("blake3", bytes(32)), 0.0, 0.0, 0.0),
     )
     documented = quoted(table_after("docs/verifying.md", "<!-- json: verify -->"))
     assert sorted(documented) == sorted(flat(verdict.to_json()))

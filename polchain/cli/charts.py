@@ -38,10 +38,10 @@ def error_table(points: Sequence[Point], names: Sequence[str], late: int) -> str
 
 def error_chart(points: Sequence[Point], names: Sequence[str], late: int) -> str:
     """The largest rho of the parameters against the length of a segment, early and late, on a logarithmic scale."""
-    from polchain.verifier.tau import CAPS, FACTOR
+    from polchain.verifier.tau import CAPS, ROOM
 
     lines = []
-    room = _place(CAPS["parameters"] / FACTOR)
+    room = _place(CAPS["parameters"] / ROOM)
     for pair in sorted({point.pair for point in points}):
         mine = [point for point in points if point.pair == pair]
         lines.append(f"{_name(pair, names)}, E early, L late, B both; left of the colons there is room for a tolerance")

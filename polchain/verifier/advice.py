@@ -1,7 +1,7 @@
 """Advice: from a calibration to the checkpoints under which a claim would be CONSISTENT on the other machine.
 
-Segments are to be so short that ten times the largest error measured stays under the cap: as it is asked of a
-verification, with the factor ten to spare. Early ones shorter than late ones; where the late phase begins is chosen so
+Segments are to be so short that five times the largest error measured stays under the cap: honest errors have long
+tails, and few were measured. Early ones shorter than late ones; where the late phase begins is chosen so
 that the fewest checkpoints are needed. And what is tolerated must not add up (`tau`): the drift condition is tried with
 the updates that were measured.
 """
@@ -15,7 +15,7 @@ from polchain.errors import PolicyError
 from polchain.training.rho import PARTS
 from polchain.verifier.calibration import Calibration, Point
 from polchain.verifier.soundness import check_drift
-from polchain.verifier.tau import CAPS, FACTOR, Tolerance
+from polchain.verifier.tau import CAPS, ROOM, Tolerance
 
 __all__ = ["Advice", "advise", "choose_late", "segments_of"]
 
@@ -70,11 +70,13 @@ def advise(calibration: Calibration, pair: tuple[int, int]) -> Advice:
     if not early or not after:
         phase = "early" if not early else "late"
         shortest = min(point.steps for point in points)
-        least = [p.errors.largest for p in points if p.steps == shortest and (p.first < late) == (phase == "early")]
+        mine = [p for p in points if p.steps == shortest and (p.first < late) == (phase == "early")]
+        errors = max(mine, key=_worst).errors
+        part = max(PARTS, key=lambda each: errors.of(each) / CAPS[each])
         return Advice(
             (), 0, 0.0,
-            f"{phase} segments of {shortest} step{'s' if shortest > 1 else ''} differ by rho {max(least):.1g} already; "
-            f"{CAPS['parameters'] / FACTOR:g} would do",
+            f"{phase} segments of {shortest} step{'s' if shortest > 1 else ''} differ by rho {errors.of(part):.2g} of "
+            f"the {part} already; {CAPS[part] / ROOM:g} would do",
         )  # fmt: skip
     tolerance = Tolerance(calibration, points, 0.0)
     refusal = ""
@@ -114,7 +116,7 @@ def _longest(points: Sequence[Point], late: int, steps: int) -> tuple[int, int] 
 
 
 def _serving(points: Iterable[Point]) -> set[int]:
-    """The lengths at which every point of these leaves room for the factor; none longer than one that does not."""
+    """The lengths at which every point of these leaves room under the caps; none longer than one that does not."""
     measured = list(points)
     worst: dict[int, float] = {}
     for point in measured:
@@ -132,7 +134,7 @@ def _serving(points: Iterable[Point]) -> set[int]:
 
 def _worst(point: Point) -> float:
     """The largest of its errors, as a share of what the cap leaves room for."""
-    return max(FACTOR * point.errors.of(part) / CAPS[part] for part in PARTS)
+    return max(ROOM * point.errors.of(part) / CAPS[part] for part in PARTS)
 
 
 def _count(lengths: tuple[int, int], late: int, steps: int) -> int:

@@ -27,9 +27,11 @@ from polchain.core.genesis import DatasetRef
 from polchain.training.rho import Errors, worst
 from polchain.verifier.calibration import Calibration, Fingerprint, Point, same_fingerprint
 
-__all__ = ["CAPS", "FACTOR", "Road", "Tolerance", "find_tolerance", "tolerance_between"]
+__all__ = ["CAPS", "FACTOR", "ROOM", "Road", "Tolerance", "find_tolerance", "tolerance_between"]
 
 FACTOR = 10.0
+# What is advised keeps this far from the caps.
+ROOM = 5.0
 CAPS: Mapping[str, float] = {"parameters": 0.01, "tensors": 0.01, "buffers": 0.01, "optimizer": 0.1, "extra": 0.01}
 # Another way to compute a normal distribution differs in the last bits of a weight, and in no more.
 INITIAL_CAP = 1e-6

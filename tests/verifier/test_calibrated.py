@@ -77,7 +77,7 @@ def lab(answer: dict[str, Any]) -> Calibration:
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> Verify:
     """`judged(claim, key, calibrations)`: the verdict of a verifier who replays with one thread."""
-    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.worker)
+    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
 
     def says(
         claim: Path,
