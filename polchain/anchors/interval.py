@@ -27,7 +27,19 @@ from typing import Final, TypeAlias
 from polchain.anchors.base import Timestamp
 from polchain.errors import AnchorError, UsageError
 
-__all__ = ["Beacon", "Bound", "Evidence", "Interval", "Pending", "Span", "Stamped", "Unknown", "describe", "intervals"]
+__all__ = [
+    "Beacon",
+    "Bound",
+    "Evidence",
+    "Interval",
+    "Pending",
+    "Span",
+    "Stamped",
+    "Unknown",
+    "clock",
+    "describe",
+    "intervals",
+]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3_600
@@ -145,7 +157,7 @@ def describe(evidence: Evidence, *, up: bool = False) -> str:
     if isinstance(evidence, Pending):
         return "pending"
     stamp = evidence.timestamp
-    parts = [stamp.source, _clock(evidence.time, stamp.margin, up), stamp.status]
+    parts = [stamp.source, clock(evidence.time, stamp.margin, up), stamp.status]
     if stamp.weak:
         parts.append(f"weak: {', '.join(stamp.weak)}")
     return ", ".join(parts)
@@ -186,7 +198,8 @@ def _gather(points: Sequence[int], bounds: Sequence[tuple[int, Bound]], sign: in
     return found
 
 
-def _clock(time: int, margin: int, up: bool) -> str:
+def clock(time: int, margin: int, up: bool) -> str:
+    """A time in seconds since 1970, no more precise than its margin, rounded down, or `up`."""
     steps = ((0, 1, " %H:%M:%S"), (_MINUTE, _MINUTE, " %H:%M"), (_HOUR, _HOUR, " %Hh"))
     unit, form = next(((unit, form) for most, unit, form in steps if margin <= most), (_DAY, ""))
     rounded = -(-time // unit) * unit if up else time // unit * unit

@@ -24,12 +24,14 @@ from polchain.cli import output
 from polchain.cli.failures import INTERRUPTED, report
 from polchain.cli.follower import wait_for
 from polchain.cli.launching import Orders
+from polchain.core.note import PublicKey
 from polchain.errors import PolchainError
 from polchain.prover.launch import Launch, run_script
 from polchain.prover.settings import RunSettings
 from polchain.storage.ledger import DATABASE
 
 if TYPE_CHECKING:
+    from polchain.core.task import Task
     from polchain.prover.preregister import AddressHalf
     from polchain.storage.ledger import Ledger
 
@@ -81,6 +83,8 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
         stop_at_genesis=orders.mode == "init",
         settings=_settings(orders, run, source, arguments),
         address=_address(orders),
+        task=_task(orders),
+        recovery=PublicKey.parse(orders.recovery) if orders.recovery else None,
         own_seed=orders.own_seed,
         on_genesis=on_genesis,
         on_checkpoint=on_checkpoint,
@@ -105,6 +109,14 @@ def _address(orders: Orders) -> AddressHalf | None:
 
     run_id, address, signature = (bytes.fromhex(text) for text in (orders.run_id, orders.address, orders.signature))
     return AddressHalf(run_id, address, signature, orders.beacon)
+
+
+def _task(orders: Orders) -> Task | None:
+    if not orders.task:
+        return None
+    from polchain.core.task import Task
+
+    return Task.parse(orders.task.encode())
 
 
 def _answer_init(run: Path, ledger: Ledger) -> None:

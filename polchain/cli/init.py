@@ -20,7 +20,7 @@ from polchain.cli.ethereum import (
     Rpc,
 )
 from polchain.cli.launching import Script, prepare, run_apart
-from polchain.cli.options import Data, Json, KeyFile, PassphraseFd, PassphraseFile, load_key
+from polchain.cli.options import Data, Json, KeyFile, PassphraseFd, PassphraseFile, load_key, read_task
 from polchain.cli.publishing import (
     Publisher,
     address_half,
@@ -28,6 +28,7 @@ from polchain.cli.publishing import (
     publisher_of,
 )
 from polchain.cli.running import Arguments, Folder, Module, Recipe, data_of, run_exists
+from polchain.cli.trust import public_key
 from polchain.errors import AnchorUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,22 @@ def init(
     foreign: Annotated[
         bool, typer.Option("--foreign", help="polchain will not own the loop: log checkpoints with `commit`")
     ] = False,
+    task: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="what was ordered: recipe, data, configuration and seed are the task's",
+            show_default=False,
+        ),
+    ] = None,
+    recovery_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="the public key, or its file, that may revoke the run's: keep its private half apart",
+            show_default=False,
+        ),
+    ] = None,
     anchor: Annotated[
         bool, typer.Option("--anchor", help="publish the genesis at once; the seed then comes from a block after it")
     ] = False,
@@ -71,6 +88,13 @@ def init(
         raise UsageError("init needs --recipe SCRIPT or --foreign, one of them")
     if run_exists(run):
         raise UsageError(f"there is a run at {run} already", hint="choose another folder; `polchain train RUN` goes on")
+    if task is not None and (foreign or anchor):
+        raise UsageError(
+            "--task goes with --recipe, and not with --anchor: the seed is the task's, no beacon's",
+            hint=f"`polchain anchor {run}` publishes the heads of any run",
+        )
+    ordered = read_task(task).encode().decode() if task is not None else ""
+    recovery = str(public_key("--recovery-key", recovery_key)) if recovery_key is not None else ""
     if foreign and (arguments or module or data is not None):
         raise UsageError("--foreign takes no script, arguments or data")
     script = Script(recipe or "", module, tuple(arguments or ()))
@@ -83,9 +107,11 @@ def init(
         publisher.try_it()
     half = address_half(publisher, run, key_file, beacon=anchor and not foreign)
     if foreign:
-        said = _init_foreign(run, half, publisher, key_file, passphrase_file, passphrase_fd)
+        said = _init_foreign(run, half, publisher, recovery, key_file, passphrase_file, passphrase_fd)
     else:
-        code, answer = run_apart(orders_for("init", as_json, script, half, publisher), run, script)
+        code, answer = run_apart(
+            orders_for("init", as_json, script, half, publisher, task=ordered, recovery=recovery), run, script
+        )
         if code != 0:
             if answer:
                 output.relay(answer)
@@ -103,10 +129,12 @@ def _init_foreign(
     run: Path,
     half: AddressHalf | None,
     publisher: Publisher | None,
+    recovery: str,
     key_file: Path | None,
     passphrase_file: Path | None,
     passphrase_fd: int | None,
 ) -> dict[str, Any]:
+    from polchain.core.note import PublicKey
     from polchain.prover.settings import RunSettings
 
     settings = RunSettings.read(run)
@@ -117,7 +145,8 @@ def _init_foreign(
     # After the passphrase: this loads torch, and nobody waits for a prompt.
     from polchain.prover.foreign import init_foreign
 
-    with init_foreign(run, key, settings=settings, address=half) as ledger:
+    other = PublicKey.parse(recovery) if recovery else None
+    with init_foreign(run, key, settings=settings, address=half, recovery=other) as ledger:
         return {
             "run": str(run.absolute()),
             "run_id": ledger.genesis.run_id.hex(),

@@ -1,4 +1,4 @@
-"""`polchain keygen`."""
+"""`polchain keygen` and `polchain rekey`: the key that signs, and what comes after it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Annotated
 import typer
 
 from polchain.cli import output
-from polchain.cli.options import Json, KeyFile, PassphraseFd, PassphraseFile, passphrase_source
+from polchain.cli.options import Json, KeyFile, PassphraseFd, PassphraseFile, load_key, passphrase_source
 from polchain.errors import KeyUnavailableError, UsageError
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add `keygen`."""
+    """Add `keygen` and `rekey`."""
     app.command("keygen")(keygen)
+    app.command("rekey")(rekey)
 
 
 def keygen(
@@ -62,6 +63,46 @@ def keygen(
         ),
         as_json=as_json,
     )
+
+
+def rekey(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="the run's folder [POLCHAIN_RUN]", show_default=False)
+    ] = None,
+    rotate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="sign with this key from now on: a public key, or its file", show_default=False
+        ),
+    ] = None,
+    revoke: Annotated[
+        bool,
+        typer.Option("--revoke", help="the key in force counts no more; sign with the recovery key, if there is one"),
+    ] = False,
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: Json = False,
+) -> None:
+    """change the key that signs a run's log, or revoke it."""
+    from polchain.cli.trust import public_key
+    from polchain.core.entries import KeyChange
+    from polchain.storage.ledger import Ledger, find_run
+
+    if (rotate is None) != revoke:
+        raise UsageError("rekey needs --rotate KEY or --revoke, one of them")
+    folder = find_run(run)
+    new = public_key("--rotate", rotate) if rotate is not None else None
+    key = load_key(folder, key_file, passphrase_file, passphrase_fd)
+    with Ledger(folder, key) as ledger:
+        change = KeyChange(
+            ledger.root, "rotate" if new is not None else "revoke", new or ledger.keys.signer(ledger.size + 1)
+        )
+        head = ledger.append(change)
+    said = f"{change.kind} {change.key}"
+    data = {"run": str(folder), "change": change.kind, "key": str(change.key), "size": head.size}
+    output.answer(data, output.fields([("run", folder), ("entry", f"{head.size - 1}: {said}")]), as_json=as_json)
+    output.note(f"it counts from when it is published: `polchain anchor {folder}`")
 
 
 def _new_passphrase(path: Path, file: Path | None, descriptor: int | None) -> bytes:

@@ -40,6 +40,8 @@ class Orders:
         own_seed: draw the seed, though the genesis names a beacon.
         run_id, address, signature: an address that a new run's genesis is to bind, in hexadecimal; empty for none.
         beacon: the chain that its seed is to come from.
+        task: what a new run is for, as its file has it; empty for none.
+        recovery: the key that may revoke a new run's; empty for none.
         settings: what the run's polchain.toml is to say besides the script.
         follower: the process that anchors meanwhile; 0 for none.
     """
@@ -52,6 +54,8 @@ class Orders:
     address: str = ""
     signature: str = ""
     beacon: int | None = None
+    task: str = ""
+    recovery: str = ""
     settings: dict[str, str] | None = None
     follower: int = 0
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polchain.errors import UsageError
+from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from polchain.core.note import PrivateKey
+    from polchain.core.task import Task
     from polchain.storage.keyfile import PassphraseSource
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "load_key",
     "optional_first",
     "passphrase_source",
+    "read_task",
 ]
 
 MAX_DESCRIPTOR = 2**31 - 1
@@ -113,3 +115,19 @@ def hand_down(name: str, value: Path | None) -> None:
     """Put a flag's path where the process that runs the script looks for it."""
     if value is not None:
         os.environ[name] = str(value.absolute())
+
+
+def read_task(path: Path) -> Task:
+    """A task's file.
+
+    Raises:
+        MissingFileError: it cannot be read.
+        FormatError: it is no task.
+    """
+    from polchain.core.task import TASK_LIMIT, Task
+
+    try:
+        with path.open("rb") as file:
+            return Task.parse(file.read(TASK_LIMIT + 2))
+    except OSError as error:
+        raise MissingFileError(f"--task {path}: cannot be read: {error.strerror}") from error

@@ -185,6 +185,8 @@ def orders_for(
     publisher: Publisher | None,
     *,
     own_seed: bool = False,
+    task: str = "",
+    recovery: str = "",
 ) -> Orders:
     """What the process that runs the script is told."""
     return Orders(
@@ -196,5 +198,7 @@ def orders_for(
         address=half.address.hex() if half is not None else "",
         signature=half.signature.hex() if half is not None else "",
         beacon=half.beacon if half is not None else None,
+        task=task,
+        recovery=recovery,
         settings=publisher.settings() if publisher is not None else None,
     )

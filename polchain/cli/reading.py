@@ -11,9 +11,10 @@ from polchain.core.claim import LISTING, Claim
 from polchain.core.digest import Digest
 from polchain.core.entries import Entry, leaf_data, parse_entry
 from polchain.core.genesis import Genesis
+from polchain.core.keyline import changes_of, key_line
 from polchain.core.manifest import Manifest
 from polchain.core.merkle import leaf_hash, root
-from polchain.core.note import TreeHead, open_head, origin_of
+from polchain.core.note import TreeHead, origin_of
 from polchain.errors import ChainError, CheckpointMissingError
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger, find_run
@@ -72,7 +73,8 @@ def read_log(path: Path) -> Log:
     genesis = parse_entry(entries[0]) if entries else None
     if not isinstance(genesis, Genesis):
         raise ChainError(f"the log at {path} does not begin with a genesis")
-    head = open_head(note, origin_of(genesis.key, genesis.run_id), genesis.key)
+    keys = key_line(genesis, changes_of(map(parse_entry, entries)), len(entries))
+    head = keys.open(note, origin_of(genesis.key, genesis.run_id))
     hashes = tuple(leaf_hash(leaf_data(data)) for data in entries)
     if (head.size, head.root) != (len(hashes), root(hashes)):
         raise ChainError(f"the head at {path} signs another log than the one beside it")

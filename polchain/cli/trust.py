@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polchain.core.note import PublicKey
     from polchain.verifier.policy import Policy
 
-__all__ = ["Trust", "read_heads", "read_keys"]
+__all__ = ["Trust", "public_key", "read_heads", "read_keys"]
 
 T = TypeVar("T")
 KEY_LIMIT = 16_384
@@ -90,7 +90,7 @@ def read_keys(texts: Sequence[str]) -> frozenset[PublicKey]:
     Raises:
         UsageError: a text, or a file, that is none.
     """
-    return frozenset(_key(text) for text in texts)
+    return frozenset(public_key("--key", text) for text in texts)
 
 
 def read_heads(paths: Sequence[Path]) -> dict[str, bytes]:
@@ -123,24 +123,30 @@ def _tsa(text: str) -> Tsa:
     return Tsa(Path(text).stem, certificates=frozenset({sha256(found[0])}))
 
 
-def _key(text: str) -> PublicKey:
+def public_key(option: str, text: str) -> PublicKey:
+    """A public key, or the file with one, as an option names it.
+
+    Raises:
+        UsageError: it is none, or a private key.
+        MissingFileError: there is no such file.
+    """
     from polchain.core.note import PublicKey
 
     if text.startswith(("ed25519:", "ssh-ed25519 ")):
-        return _parsed("--key", text, PublicKey.parse)
+        return _parsed(option, text, PublicKey.parse)
     try:
         with Path(text).open("rb") as file:
             data = file.read(KEY_LIMIT)
     except OSError:
         raise MissingFileError(
-            f"--key {text}: neither a public key nor a file with one",
+            f"{option} {text}: neither a public key nor a file with one",
             hint="ed25519:<hex>, or the .pub file that keygen wrote",
         ) from None
     if b"PRIVATE KEY-----" in data:
         raise UsageError(
-            f"--key {text}: that is a private key", hint="pass the .pub file, and never send this one to anybody"
+            f"{option} {text}: that is a private key", hint="pass the .pub file, and never send this one to anybody"
         )
-    return _parsed("--key", text, lambda _: PublicKey.parse(data.decode("utf-8", "replace").strip()))
+    return _parsed(option, text, lambda _: PublicKey.parse(data.decode("utf-8", "replace").strip()))
 
 
 def _share(option: str, text: str) -> float:

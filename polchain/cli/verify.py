@@ -141,10 +141,18 @@ def verify(
         list[Path] | None,
         typer.Option(metavar="FILE", help="a signed head of this log, from outside the claim", show_default=False),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="the weights that several claims are about", show_default=False),
+    ] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="the task that several claims are of", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """check a claim: its log, its time, and a sample of its training."""
-    target = _only_claim(claim, claims or [])
+    """check a claim, or rule between several."""
+    targets = _named_claims(claim, claims or [])
     wanted = Trust(
         policy, key or [], trust_recipe or [], fraction, confidence, unsafe_no_sandbox, memory,
         network, rpc or [], block_hash or [], tsa or [], budget, calibration or [], accept_consistent,
@@ -155,6 +163,21 @@ def verify(
     drawn = _seed(seed)
     words = _words(recipe_args)
     check_seconds("--timeout", timeout)
+    if len(targets) > 1 or model is not None or task is not None:
+        if integrity_only or resume is not None or len(targets) == 1:
+            raise UsageError(
+                "a ruling takes several claims, more than their integrity, and one sitting",
+                hint="polchain verify --claim A --claim B",
+            )
+        from polchain.cli.dispute import Settling, rule
+        from polchain.training.dataset import data_dir
+
+        folder = data.resolve() if data is not None else data_dir()
+        own = _own_recipe(recipe, module, words)
+        return rule(
+            Settling(targets, model, task, folder, own, drawn, full, timeout, jobs, heads), wanted, as_json=as_json
+        )
+    target = targets[0]
 
     from polchain.core.claim import Claim
     from polchain.verifier.integrity import check_integrity
@@ -218,14 +241,13 @@ def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -
     return OwnRecipe(Path.cwd(), str(recipe), True, arguments) if module else OwnRecipe.script(recipe, arguments)
 
 
-def _only_claim(claim: Path | None, claims: list[Path]) -> Path:
+def _named_claims(claim: Path | None, claims: list[Path]) -> list[Path]:
     named = [*([claim] if claim is not None else []), *claims]
     if not named:
         raise UsageError("which claim?", hint="polchain verify CLAIM")
-    if len(named) > 1:
-        raise UsageError("two claims: a ruling between claims is not supported yet", hint="verify each alone")
-    _check_kind(named[0])
-    return named[0]
+    for path in named:
+        _check_kind(path)
+    return named
 
 
 def _check_kind(path: Path) -> None:

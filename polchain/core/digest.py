@@ -49,6 +49,7 @@ TAGS: Final[Mapping[str, bytes]] = MappingProxyType(
             "behaviour",
             "results",
             "key-binding",
+            "task",
             "dataset",
         )
     }

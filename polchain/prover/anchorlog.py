@@ -18,7 +18,6 @@ from polchain.anchors.batch import Membership
 from polchain.anchors.networks import Network
 from polchain.anchors.receipts import FiledReceipt
 from polchain.core.genesis import Genesis
-from polchain.core.note import open_head
 from polchain.errors import AnchorError, MissingFileError, RolledBackError, UsageError
 from polchain.prover.anchored import AnchorBook, Kept
 from polchain.storage.ledger import DATABASE, Ledger, no_run
@@ -164,7 +163,7 @@ def read_log(run: Path, *sizes: int) -> AnchorLog:
     # Before the ledger, which may grow meanwhile: it must hold these.
     heads, stamped = book.heads(), {size for size, _, _ in book.names()}
     with Ledger(run) as ledger:
-        genesis, newest, origin = ledger.genesis, ledger.size, ledger.origin
+        genesis, newest, origin, keys = ledger.genesis, ledger.size, ledger.origin, ledger.keys
         notes = {size: ledger.head(size) for size in sorted({newest, *sizes, *heads, *stamped})}
     for size in sizes:
         if not notes[size]:
@@ -175,7 +174,7 @@ def read_log(run: Path, *sizes: int) -> AnchorLog:
                 f"a head of {size} entries was published that the ledger at {run} does not hold",
                 hint="it was put back to an older state, or the file was changed: `polchain fsck` says which",
             )
-    targets = {size: target_of(open_head(note, origin, genesis.key), note) for size, note in notes.items()}
+    targets = {size: target_of(keys.open(note, origin), note) for size, note in notes.items()}
     return AnchorLog(run, book, genesis, newest, targets)
 
 

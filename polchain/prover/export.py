@@ -100,6 +100,10 @@ def export(
         entries, head, root = list(islice(ledger.entries(), ledger.size)), ledger.head(), ledger.root
         genesis = ledger.genesis
         anchored = _anchored(AnchorBook(run), ledger)
+        # What shows that a key was handed over; the last head is in the claim anyway.
+        anchored.files.update(
+            {head_name(size): ledger.head(size) for size in ledger.keys.handovers if size < ledger.size}
+        )
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)

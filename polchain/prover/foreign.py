@@ -22,7 +22,7 @@ from pathlib import Path
 from polchain.core.entries import CheckpointEntry, Final, Update, chain_base, extend_chain, parse_entry
 from polchain.core.genesis import Genesis
 from polchain.core.manifest import Snapshot
-from polchain.core.note import PrivateKey, TreeHead, open_head
+from polchain.core.note import PrivateKey, PublicKey, TreeHead, open_head
 from polchain.errors import (
     CheckpointMissingError,
     ConflictError,
@@ -66,7 +66,12 @@ class Committed:
 
 
 def init_foreign(
-    folder: Path, key: PrivateKey, *, settings: RunSettings | None = None, address: AddressHalf | None = None
+    folder: Path,
+    key: PrivateKey,
+    *,
+    settings: RunSettings | None = None,
+    address: AddressHalf | None = None,
+    recovery: PublicKey | None = None,
 ) -> Ledger:
     """Start a foreign run; returns its ledger, open for writing.
 
@@ -79,6 +84,7 @@ def init_foreign(
     genesis = Genesis(
         run_id=address.run_id if address is not None else secrets.token_bytes(16),
         key=key.public,
+        recovery=recovery,
         ethereum=address.bind(key) if address is not None else None,
     )
     ledger = Ledger.create(folder, genesis, key)

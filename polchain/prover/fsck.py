@@ -23,7 +23,6 @@ from polchain.core.claim import checkpoint_name, head_name, manifest_name
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Final, parse_entry
 from polchain.core.manifest import check_manifest
-from polchain.core.note import open_head
 from polchain.errors import CheckpointMissingError, EvidenceError, PolchainError
 from polchain.prover.anchored import AnchorBook
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
@@ -98,7 +97,7 @@ def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
         return
     if published:
         try:
-            head = open_head(published, ledger.origin, ledger.genesis.key)
+            head = ledger.keys.open(published, ledger.origin)
         except EvidenceError as error:
             found.damage.append(f"{HEAD}: {error}")
             return
@@ -116,12 +115,12 @@ def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
 
 def _check_anchors(ledger: Ledger, book: AnchorBook, found: Health) -> None:
     """Check that the ledger holds every head that was published, and that each receipt is of its head."""
-    origin, key = ledger.origin, ledger.genesis.key
+    origin, keys = ledger.origin, ledger.keys
     for size, note in book.heads().items():
         if ledger.head(size) == note:
             continue
         try:
-            open_head(note, origin, key)
+            keys.open(note, origin)
         except EvidenceError as error:
             found.damage.append(f"{head_name(size)}: {error}")
             continue
@@ -136,7 +135,7 @@ def _check_anchors(ledger: Ledger, book: AnchorBook, found: Health) -> None:
             if not note:
                 found.damage.append(f"anchors/{path.name}: the ledger holds no head of {size} entries")
             elif filed is not None:
-                filed.target(target_of(open_head(note, origin, key), note))
+                filed.target(target_of(keys.open(note, origin), note))
         except EvidenceError as error:
             said = str(error)
             found.damage.append(said if path.name in said else f"anchors/{path.name}: {said}")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from polchain.errors import RecipeError
 
 if TYPE_CHECKING:
+    from polchain.core.note import PublicKey
+    from polchain.core.task import Task
     from polchain.prover.preregister import AddressHalf
     from polchain.prover.settings import RunSettings
     from polchain.storage.ledger import Ledger
@@ -33,6 +35,8 @@ class Launch:
         stop_at_genesis: write the genesis and end.
         settings: what a new run's polchain.toml is to say.
         address: the Ethereum address that a new run's genesis is to bind.
+        task: what a new run is for; its seed is the task's.
+        recovery: the key that may revoke a new run's.
         own_seed: draw the seed, though the genesis names a beacon.
         on_genesis: called before the end that `stop_at_genesis` makes.
         on_checkpoint: called with the step and the run's steps: where training begins, and after each checkpoint.
@@ -43,6 +47,8 @@ class Launch:
     stop_at_genesis: bool = False
     settings: RunSettings | None = None
     address: AddressHalf | None = None
+    task: Task | None = None
+    recovery: PublicKey | None = None
     own_seed: bool = False
     on_genesis: Callable[[Ledger], None] | None = None
     on_checkpoint: Callable[[int, int], None] | None = None

@@ -27,11 +27,13 @@ from polchain.core.entries import (
 )
 from polchain.core.genesis import Genesis, RecipeRef
 from polchain.core.manifest import Snapshot, check_manifest
+from polchain.core.task import departures
 from polchain.errors import (
     CheckpointMissingError,
     DatasetError,
     NotReproducedError,
     RecipeChangedError,
+    RecipeError,
     UsageError,
 )
 from polchain.prover.launch import Launch
@@ -84,12 +86,15 @@ class Recorder:
             genesis = Genesis(
                 run_id=half.run_id if half is not None else secrets.token_bytes(16),
                 key=key.public,
+                recovery=self.launch.recovery,
                 ethereum=half.bind(key) if half is not None else None,
                 beacon=half.beacon if half is not None else None,
                 recipe=self.program.ref,
                 dataset=commitment.ref(),
                 configuration=options.configuration,
+                task=self.launch.task.digest if self.launch.task is not None else None,
             )
+            self._check_task(genesis)
             self._write_recipe()
             self.ledger = Ledger.create(self.folder, genesis, key)
         else:
@@ -97,7 +102,7 @@ class Recorder:
         # Of an older run too: a kill may have come between its ledger and its settings. An existing file is left alone.
         settings.write(self.folder)
         self._check_same(commitment, options)
-        draw(self.ledger)
+        draw(self.ledger, self.launch.task.seed if self.launch.task is not None else None)
         if self.launch.stop_at_genesis:
             self._stop()
         self.seed = seed_of(self.ledger, own=self.launch.own_seed)
@@ -235,6 +240,16 @@ class Recorder:
             raise DatasetError(
                 "the data is not the data that the run committed to",
                 hint="point POLCHAIN_DATA at the same data, or record into another folder",
+            )
+
+    def _check_task(self, genesis: Genesis) -> None:
+        """See, before anything is signed, that this is what was ordered."""
+        task = self.launch.task
+        found = departures(task, genesis, None) if task is not None else ()
+        if found:
+            raise RecipeError(
+                f"this is not what the task orders: {', '.join(found)}",
+                hint="the script, its arguments and its data are those of whoever ordered it",
             )
 
     def _other_folder(self, hint: str) -> str:

@@ -1,4 +1,4 @@
-"""Where a run's seed comes from: its own draw, or, where the genesis names a beacon, the block 64 after it."""
+"""Where a run's seed comes from: its own draw; the block 64 after its genesis, which names a beacon; or its task."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ __all__ = ["SeedOnly", "draw", "make_start", "seed_of"]
 DRAWN = "seed"  # the ledger's private note with the value that was drawn
 
 
-def draw(ledger: Ledger) -> None:
+def draw(ledger: Ledger, assigned: bytes | None = None) -> None:
     """Draw a run's own value, once, before `start` publishes it: a crash in between changes nothing.
+
+    Args:
+        ledger: the run's.
+        assigned: the task's seed, which is used instead.
 
     Raises:
         StorageError: the disk refused.
     """
     if ledger.note(DRAWN) is None:
-        ledger.set_note(DRAWN, secrets.token_hex(32))
+        ledger.set_note(DRAWN, (assigned or secrets.token_bytes(32)).hex())
 
 
 def seed_of(ledger: Ledger, *, own: bool = False) -> bytes:
@@ -59,7 +63,7 @@ def seed_of(ledger: Ledger, *, own: bool = False) -> bytes:
     value = ledger.note(DRAWN)
     if value is None:
         raise UsageError("the run has no seed yet", hint="run its script once")
-    return run_seed(bytes.fromhex(value), leaf, "prover")
+    return run_seed(bytes.fromhex(value), leaf, _source(ledger))
 
 
 def make_start(ledger: Ledger, here: Mapping[str, str | int | bool], *, own: bool = False) -> Start:
@@ -70,11 +74,16 @@ def make_start(ledger: Ledger, here: Mapping[str, str | int | bool], *, own: boo
     """
     evidence = None if own or ledger.genesis.beacon is None else AnchorBook(ledger.folder).beacon()
     if evidence is None:
-        return Start(ledger.root, "prover", bytes.fromhex(ledger.note(DRAWN) or ""), here)
+        return Start(ledger.root, _source(ledger), bytes.fromhex(ledger.note(DRAWN) or ""), here)
     from polchain.prover.preregister import beacon_ref
 
     ref = beacon_ref(ledger.folder, evidence)
     return Start(ledger.root, "beacon", evidence.value, here, ref)
+
+
+def _source(ledger: Ledger) -> str:
+    """Where a seed comes from that is no beacon's."""
+    return "task" if ledger.genesis.task is not None else "prover"
 
 
 class SeedOnly:

@@ -25,10 +25,11 @@ import sqlite_utils
 
 from polchain.core.claim import HEADS, LISTING
 from polchain.core.digest import Digest
-from polchain.core.entries import Entry, encode_entry, leaf_data, parse_entry
+from polchain.core.entries import Entry, KeyChange, encode_entry, leaf_data, parse_entry
 from polchain.core.genesis import Genesis
+from polchain.core.keyline import KeyLine, key_line
 from polchain.core.merkle import Frontier, leaf_hash
-from polchain.core.note import PrivateKey, TreeHead, open_head, origin_of, sign_head
+from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
 from polchain.errors import (
     ChainError,
     EvidenceError,
@@ -70,19 +71,22 @@ class Ledger:
         self.key = key
         self._lock = _lock(folder) if key is not None else None
         self.frontier = Frontier()
+        self.keys: KeyLine
+        self._changes: list[tuple[int, KeyChange]] = []
         try:
             self.db = _open(folder / DATABASE)
             _check_schema(self.db)
             self.genesis = self._read_genesis()
             self._load()
             if key is not None:
-                if key.public != self.genesis.key:
+                wanted = self.keys.signer(self.size + 1)
+                if key.public not in (wanted, self.genesis.recovery):
                     raise KeyMismatchError(
-                        f"the run at {folder} belongs to {self.genesis.key}, the key given is {key.public}",
-                        hint="give the key that the run was started with: --key-file",
+                        f"the run at {folder} belongs to {wanted}, the key given is {key.public}",
+                        hint="give the key that the run was started with, or changed to: --key-file",
                     )
                 self._check_published()
-                self._mend_head(key)
+                self._mend_head()
         except sqlite3.Error as error:
             self._unlock()
             raise FormatError(f"{folder / DATABASE} cannot be read: {error}") from error
@@ -171,6 +175,10 @@ class Ledger:
             raise UsageError("the ledger was opened to read")
         if entry.prev != self.root:
             raise ChainError("the entry does not follow the last one")
+        changes = [*self._changes, *([(self.size, entry)] if isinstance(entry, KeyChange) else [])]
+        keys = key_line(self.genesis, changes, self.size + 1)
+        if self.key.public != keys.signer(self.size + 1):
+            raise KeyMismatchError(f"the next head takes the signature of {keys.signer(self.size + 1)}")
         data = encode_entry(entry)
         number = self.size
         try:
@@ -186,6 +194,7 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"the ledger refused an entry: {error}", hint="free some space, then go on") from error
         self.frontier = grown
+        self._changes, self.keys = changes, keys
         self._write_head(note)
         return head
 
@@ -253,7 +262,7 @@ class Ledger:
             note = self._note(number + 1)
             if note is None:
                 raise ChainError(f"no head of size {number + 1}")
-            head = open_head(note, self.origin, self.genesis.key)
+            head = self.keys.open(note, self.origin)
             if (head.size, head.root) != (frontier.size, frontier.root()):
                 raise ChainError(f"the head of size {number + 1} signs another tree")
         (heads,) = self.db.conn.execute("SELECT COUNT(*) FROM heads").fetchone()
@@ -282,6 +291,10 @@ class Ledger:
             if not isinstance(data, bytes):
                 raise FormatError(f"entry {number} of the ledger is not bytes")
             self.frontier.append(leaf_hash(leaf_data(data)))
+            # Parsed only where the bytes can be such an entry: a log may have a million others.
+            if b'"kind":"r' in data and isinstance(change := parse_entry(data), KeyChange):
+                self._changes.append((number, change))
+        self.keys = key_line(self.genesis, self._changes, self.size)
 
     def _check_published(self) -> None:
         """Compare with every head that was published: a ledger without one of them is older than it."""
@@ -293,7 +306,7 @@ class Ledger:
                     hint="the ledger was put back to an older state: restore the newest; signing on would fork the log",
                 )
 
-    def _mend_head(self, key: PrivateKey) -> None:
+    def _mend_head(self) -> None:
         note = self.head()
         path = self.folder / HEAD
         published = path.read_bytes() if path.exists() else b""
@@ -301,7 +314,7 @@ class Ledger:
             return
         if published:
             try:
-                head = open_head(published, self.origin, key.public)
+                head = self.keys.open(published, self.origin)
             except EvidenceError as error:
                 raise type(error)(
                     f"{path} is not a head of this log: {error}",

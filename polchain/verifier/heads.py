@@ -17,6 +17,7 @@ from typing import NoReturn
 from polchain.core import merkle
 from polchain.core.claim import HEADS, RECEIPTS, Claim, head_name
 from polchain.core.entries import leaf_data
+from polchain.core.keyline import KeyLine
 from polchain.core.note import PublicKey, TreeHead, open_head
 from polchain.errors import ChainError, EquivocationError, EvidenceError, FormatError
 
@@ -37,7 +38,7 @@ def check_heads(
     last: SignedHead,
     roots: Sequence[bytes],
     entries: Sequence[bytes],
-    key: PublicKey,
+    keys: KeyLine,
     elsewhere: Mapping[str, bytes],
 ) -> dict[int, SignedHead]:
     """Check that the claim's other heads, and those from elsewhere, are heads of its log; returns the claim's by size.
@@ -47,21 +48,31 @@ def check_heads(
         last: the head over all entries.
         roots: the roots of the first 0, 1, 2, ... entries.
         entries: the entries' bytes.
-        key: the log's key.
+        keys: who signs the log's heads.
         elsewhere: notes that the verifier did not get from the claim, by name.
 
     Raises:
-        FormatError: no head, a head of another size than its name says, a receipt without its head, or a head without.
+        FormatError: no head, a head of another size than its name says, a receipt without its head, or a head without
+            a receipt that hands over no key.
         SignatureError: by another key, or of another log.
         EquivocationError: the log's key signed another tree.
-        ChainError: the log's key signed more entries than the claim has.
+        ChainError: the log's key signed more entries than the claim has; or no head shows that a key was handed over.
     """
-    _check_names(claim)
-    mine = [_open(head_name(size), note, last.head.origin, key) for size, note in claim.heads().items()]
+    _check_names(claim, keys)
+    for size in keys.handovers:
+        if size != last.head.size and head_name(size) not in claim.files:
+            raise ChainError(
+                f"nothing shows that the key was handed over in entry {size - 1}: {head_name(size)} is not there",
+                hint="ask the prover for it: `polchain export` adds it",
+            )
+    mine = [_open(head_name(size), note, last.head.origin, keys.signer(size)) for size, note in claim.heads().items()]
     for one in mine:
         if one.name != head_name(one.head.size):
             raise FormatError(f"{one.name} is a head of {one.head.size} entries")
-    theirs = [_open(name, note, last.head.origin, key) for name, note in elsewhere.items()]
+    theirs = [_open_any(name, note, last.head.origin, keys) for name, note in elsewhere.items()]
+    if keys.recovered:
+        # Whoever stole a key can sign with it: what the recovery key revoked convicts nobody without a date.
+        theirs = [one for one in theirs if one.head.size <= last.head.size and one.head.root == roots[one.head.size]]
     # By size, those of the claim first: so that a proof needs no more than two notes where it can.
     first: dict[int, SignedHead] = {last.head.size: last}
     for one in (*mine, *theirs):
@@ -81,12 +92,12 @@ def check_heads(
     return {one.head.size: one for one in mine}
 
 
-def _check_names(claim: Claim) -> None:
+def _check_names(claim: Claim, keys: KeyLine) -> None:
     heads = {match[1] for name in claim.files if (match := HEADS.fullmatch(name))}
     receipts = {match[1]: name for name in claim.files if (match := RECEIPTS.fullmatch(name))}
     for size in sorted(receipts.keys() - heads, key=int):
         raise FormatError(f"{receipts[size]} is a receipt without its head, {head_name(int(size))}")
-    for size in sorted(heads - receipts.keys(), key=int):
+    for size in sorted(heads - receipts.keys() - {str(size) for size in keys.handovers}, key=int):
         raise FormatError(f"{head_name(int(size))} is a head without a receipt")
 
 
@@ -95,6 +106,17 @@ def _open(name: str, note: bytes, origin: str, key: PublicKey) -> SignedHead:
         return SignedHead(name, open_head(note, origin, key), note)
     except EvidenceError as error:
         raise type(error)(f"{name}: {error}", hint=error.hint) from error
+
+
+def _open_any(name: str, note: bytes, origin: str, keys: KeyLine) -> SignedHead:
+    """A head from elsewhere, by any key that the log has had: one that forks it may be signed by another than ours."""
+    errors: list[EvidenceError] = []
+    for key in dict.fromkeys(keys.keys):
+        try:
+            return _open(name, note, origin, key)
+        except EvidenceError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _convict(one: SignedHead, other: SignedHead, roots: Sequence[bytes], entries: Sequence[bytes]) -> NoReturn:

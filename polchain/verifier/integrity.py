@@ -22,6 +22,7 @@ from polchain.core.claim import BEACON, ENTRIES, HEAD, HEADS, RECEIPTS, Claim, c
 from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, parse_entry
 from polchain.core.entries import Final as FinalEntry
 from polchain.core.genesis import Genesis
+from polchain.core.keyline import KeyLine, changes_of, key_line
 from polchain.core.manifest import FileRow, check_manifest
 from polchain.core.note import TreeHead, open_head, origin_of
 from polchain.errors import ChainError, FormatError, KeyMismatchError
@@ -72,7 +73,8 @@ class IntactClaim:
         claim: the claim's files.
         genesis, start: the entries of that kind; no start in a foreign run.
         checkpoints: the checkpoint entries, by rising step.
-        key_changes: rotations and revocations, which are not evaluated yet.
+        key_changes: rotations and revocations.
+        keys: who signs the log's heads.
         final: the final entry, where the log has one.
         head: the signed head over all entries.
         pinned: whether the policy pinned the key.
@@ -90,6 +92,7 @@ class IntactClaim:
     start: Start | None
     checkpoints: tuple[CheckpointEntry, ...]
     key_changes: tuple[KeyChange, ...]
+    keys: KeyLine
     final: FinalEntry | None
     head: TreeHead
     pinned: bool
@@ -146,7 +149,8 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
 
     # (4) the head's signature and origin; the address that the key is bound to, where it is to one
     note = claim.head()
-    head = open_head(note, origin_of(genesis.key, genesis.run_id), genesis.key)
+    keys = key_line(genesis, changes_of(entries), len(entries))
+    head = open_head(note, origin_of(genesis.key, genesis.run_id), keys.signer(len(entries)))
     if genesis.ethereum is not None:
         check_key_binding(genesis.ethereum, genesis.key, genesis.run_id)
         check_address_binding(genesis.ethereum, genesis.key, genesis.run_id)
@@ -173,7 +177,7 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
         _check_state(claim, genesis, entry)
 
     # (9) anchored heads, and those from elsewhere, extend one log
-    anchored_heads = check_heads(claim, SignedHead(HEAD, head, note), roots, data, genesis.key, heads or {})
+    anchored_heads = check_heads(claim, SignedHead(HEAD, head, note), roots, data, keys, heads or {})
 
     # (10) receipts, and the beacon's block, which is found by one of them
     anchored = check_receipts(claim, genesis, anchored_heads, policy.sources)
@@ -185,6 +189,7 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
         start=start,
         checkpoints=checkpoints,
         key_changes=tuple(entry for entry in entries if isinstance(entry, KeyChange)),
+        keys=keys,
         final=next((entry for entry in entries if isinstance(entry, FinalEntry)), None),
         head=head,
         pinned=bool(policy.keys),

@@ -12,6 +12,7 @@
     unsafe_no_sandbox = false                           run any recipe without the sandbox, on this machine, as you
     [sandbox] ...                                       what a recipe may use in the sandbox; see `allowance`
     [[network]] ...  [[tsa]] ...                        whose time is believed; see `sources`
+    [dispute] ...                                       when two models are the same, and public ones; see `terms`
 
 Whatever the file does not say has the value above (no keys, no recipes, no sources of time), but for `budget` and
 `max_swap_escape`: without them nothing caps the replays, and no verdict depends on the swap bound.
@@ -30,6 +31,7 @@ from polchain.verifier.allowance import Allowance
 from polchain.verifier.calibration import Calibration
 from polchain.verifier.soundness import check_fraction, draws_needed
 from polchain.verifier.sources import Sources
+from polchain.verifier.terms import Terms
 
 __all__ = ["Policy"]
 
@@ -51,6 +53,7 @@ class Policy:
         budget: the most that all replays may cost, as a share of the run's steps; None where nothing caps them.
         max_swap_escape: the largest escape of the swap bound that is accepted; None for any, and for none at all.
         sources: whose time is believed; empty means that no time is final.
+        dispute: when two models are the same, and which are public.
         calibrations: what is tolerated between machines; empty means that only exact replay counts.
         accept_consistent: whether CONSISTENT will do.
     """
@@ -65,6 +68,7 @@ class Policy:
     sources: Sources = field(default_factory=Sources)
     budget: float | None = None
     max_swap_escape: float | None = None
+    dispute: Terms = field(default_factory=Terms)
     calibrations: tuple[Calibration, ...] = ()
     accept_consistent: bool = False
 
@@ -101,7 +105,7 @@ class Policy:
             raise PolicyError(f"cannot read the policy {path}: {error}") from error
         known = {
             "keys", "recipes", "fraction", "confidence", "top_updates", "unsafe_no_sandbox", "budget",
-            "max_swap_escape", "calibration", "accept_consistent", "sandbox", "network", "tsa",
+            "max_swap_escape", "calibration", "accept_consistent", "sandbox", "network", "tsa", "dispute",
         }  # fmt: skip
         for name in values:
             if name not in known:
@@ -119,6 +123,7 @@ class Policy:
                 sources=Sources.parse(values, path.parent),
                 budget=_number(values, "budget", 0.0) if "budget" in values else None,
                 max_swap_escape=_number(values, "max_swap_escape", 0.0) if "max_swap_escape" in values else None,
+                dispute=Terms.parse(values.get("dispute", {}), path.parent),
                 calibrations=tuple(Calibration.read(path.parent / name) for name in _texts(values, "calibration")),
                 accept_consistent=_switch(values, "accept_consistent"),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from polchain.core import merkle
-from polchain.core.entries import CheckpointEntry, Entry, Start, chain_base, extend_chain, leaf_data
+from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, chain_base, extend_chain, leaf_data
 from polchain.core.entries import Final as FinalEntry
 from polchain.core.genesis import Genesis
 from polchain.core.note import TreeHead
@@ -62,7 +62,7 @@ def check_order(genesis: Genesis, entries: tuple[Entry, ...]) -> tuple[Checkpoin
     checkpoints: list[CheckpointEntry] = []
     started = ended = False
     for number, entry in enumerate(entries[1:], start=1):
-        if ended:
+        if ended and not isinstance(entry, KeyChange):
             raise ChainError(f"entry {number} comes after the final one")
         if isinstance(entry, Genesis):
             raise ChainError(f"entry {number} is a second genesis")

@@ -55,6 +55,7 @@ class Request:
         jobs: how many segments to replay at a time; None for what this machine bears.
         resume: where to keep what was replayed, and to go on from; None for nowhere.
         setting: replay with this in place of the prover's setting; None for the prover's.
+        disputed: steps of the states that somebody disputes: the segments around them are replayed.
     """
 
     claim: Path
@@ -67,6 +68,7 @@ class Request:
     jobs: int | None = None
     resume: Path | None = None
     setting: Setting | None = None
+    disputed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Sitting:
                 updates=seen.updates,
                 top_updates=policy.top_updates,
                 flagged=seen.flagged,
+                disputed=request.disputed,
                 full=request.full,
                 budget=policy.budget,
                 reserved=behaviour_steps(intact),

@@ -295,8 +295,6 @@ def _missing(
     if intact.start is not None and intact.start.source not in ("prover", "beacon"):
         missing.append(f"the seed is said to be a {intact.start.source}'s, which cannot be checked yet")
     missing += times.missing
-    if intact.key_changes:
-        missing.append("the log rotates or revokes keys, which cannot be evaluated yet")
     if not bound.met:
         missing.append(f"the bound is {bound}")
     return missing + _unpinned(intact)

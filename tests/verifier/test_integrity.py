@@ -353,7 +353,7 @@ BLOCK = BeaconRef(1, "mainnet", 100)
         (at_genesis(lambda g: replace(g, recipe=None, dataset=None, configuration=None)), "a start in the wrong place"),
         (at_genesis(lambda g: replace(g, recipe=replace(g.recipe, files=()))), "the entry point is not one of"),
         (after(Genesis, Start(ZERO, "prover", bytes(32), {})), "a start in the wrong place"),
-        (after(Final, KeyChange(ZERO, "revoke", STRANGER)), "comes after the final one"),
+        (after(Final, KeyChange(ZERO, "revoke", STRANGER)), "revokes a key that is not in force"),
         (after(Final, LATE), "comes after the final one"),
         (lambda e: [] if isinstance(e, Start) else e, "a checkpoint before the start"),
         (lambda e: [] if isinstance(e, CheckpointEntry) and e.step == 0 else e, "has step 0"),

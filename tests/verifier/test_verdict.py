@@ -14,7 +14,7 @@ import pytest
 from polchain.cli.verdicts import show_verdict
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import sha256
-from polchain.core.entries import CheckpointEntry, KeyChange
+from polchain.core.entries import CheckpointEntry
 from polchain.core.genesis import Genesis
 from polchain.core.note import PrivateKey
 from polchain.errors import DatasetError, KeyMismatchError, UsageError
@@ -133,19 +133,6 @@ def test_an_unpinned_key_is_inconclusive_even_where_everything_is_exact(recorded
     assert verdict.reasons == (
         "the prover's key is not pinned: pass the key that you know to be the prover's with --key",
     )
-
-
-@pytest.mark.parametrize("kind", ["rotate", "revoke"])
-def test_a_log_that_changes_keys_is_not_verified_yet(recorded: Recorded, tmp_path: Path, kind: str) -> None:
-    claim = copy_of(recorded.claim, tmp_path / "claim")
-    entries = entries_of(claim)
-    changed = [*entries[:-1], KeyChange(ZERO, kind, PrivateKey.generate().public), entries[-1]]
-    write_log(claim, changed, recorded.key)
-    intact = check_integrity(Claim.read(claim), Policy(keys=frozenset({recorded.key.public})))
-    challenge = draw_challenge(intact, SEED, 90)
-    verdict = verdict_of(intact, challenge, reproduced(challenge))
-    assert verdict.outcome is Ruled.INCONCLUSIVE
-    assert verdict.reasons == ("the log rotates or revokes keys, which cannot be evaluated yet",)
 
 
 def test_a_run_that_continues_another_is_not_verified_yet(long_claim: Path, intact: IntactClaim) -> None:
