@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     claim: Annotated[
-        Path | None, typer.Argument(metavar="CLAIM", help="the claim's folder", show_default=False)
+        Path | None, typer.Argument(metavar="CLAIM", help="the claim: a folder or a zip", show_default=False)
     ] = None,
     claims: Annotated[
         list[Path] | None, typer.Option("--claim", metavar="CLAIM", help="the same, named", show_default=False)
@@ -230,12 +230,13 @@ def _only_claim(claim: Path | None, claims: list[Path]) -> Path:
 
 def _check_kind(path: Path) -> None:
     """Refuse what is plainly something else than a claim; what a claim must hold, `Claim.read` says."""
+    from polchain.core.archive import is_archive
     from polchain.core.claim import LISTING
     from polchain.storage.ledger import DATABASE
 
-    if path.is_file():
+    if path.is_file() and not is_archive(path):
         raise MissingFileError(
-            f"{path} is a file, not a claim", hint="a claim is the folder that `polchain export` writes"
+            f"{path} is a file, not a claim", hint="a claim is the folder, or the zip, that `polchain export` writes"
         )
     if (path / DATABASE).is_file() and not (path / LISTING).exists():
         raise MissingFileError(f"{path} is a run, not a claim", hint="`polchain export RUN OUT` writes a run's claim")
