@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polchain.verifier.integrity import IntactClaim
     from polchain.verifier.vouching import OwnRecipe
 
-__all__ = ["register"]
+__all__ = ["check_kind", "parse_seed", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -141,6 +141,13 @@ def verify(
         list[Path] | None,
         typer.Option(metavar="FILE", help="a signed head of this log, from outside the claim", show_default=False),
     ] = None,
+    opening: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="the prover's answer to your challenge: see `challenge`", show_default=False),
+    ] = None,
+    challenge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="that challenge, as you drew it", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """check a claim: its log, its time, and a sample of its training."""
@@ -151,8 +158,9 @@ def verify(
     ).read()  # fmt: skip
     if full and wanted.budget is not None:
         raise UsageError("--full replays everything, and a budget caps the replays: one of them")
+    _check_together(opening, challenge, seed is not None or full or budget is not None or integrity_only)
     heads = read_heads(head or [])
-    drawn = _seed(seed)
+    drawn = parse_seed(seed)
     words = _words(recipe_args)
     check_seconds("--timeout", timeout)
 
@@ -167,6 +175,7 @@ def verify(
         return 0
 
     from polchain.training.dataset import data_dir
+    from polchain.verifier.sealed import read_answer
     from polchain.verifier.verify import Request, verify_intact
 
     request = Request(
@@ -180,6 +189,7 @@ def verify(
         jobs=jobs,
         resume=resume,
         setting=_setting(intact, threads),
+        answer=read_answer(intact, opening, challenge, wanted) if opening is not None else None,
     )
     with output.Progress("reading the data", 1) as progress:
 
@@ -208,6 +218,13 @@ def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
     return setting_of({**intact.start.fingerprint, "threads": threads})
 
 
+def _check_together(opening: Path | None, challenge: Path | None, drawn: bool) -> None:
+    if challenge is not None and opening is None:
+        raise UsageError("--challenge goes with --opening", hint="`polchain respond` makes the opening")
+    if opening is not None and drawn:
+        raise UsageError("--opening answers a draw that was made: --seed, --full and --budget belong to `challenge`")
+
+
 def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:
     from polchain.verifier.vouching import OwnRecipe
 
@@ -224,11 +241,11 @@ def _only_claim(claim: Path | None, claims: list[Path]) -> Path:
         raise UsageError("which claim?", hint="polchain verify CLAIM")
     if len(named) > 1:
         raise UsageError("two claims: a ruling between claims is not supported yet", hint="verify each alone")
-    _check_kind(named[0])
+    check_kind(named[0])
     return named[0]
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Refuse what is plainly something else than a claim; what a claim must hold, `Claim.read` says."""
     from polchain.core.archive import is_archive
     from polchain.core.claim import LISTING
@@ -249,7 +266,12 @@ def _words(text: str) -> tuple[str, ...]:
         raise UsageError(f"--recipe-args: {str(error).lower()}") from None
 
 
-def _seed(text: str | None) -> bytes | None:
+def parse_seed(text: str | None) -> bytes | None:
+    """The 32 bytes of `--seed`; None where it was not given.
+
+    Raises:
+        UsageError: it is something else.
+    """
     if text is None:
         return None
     try:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -172,7 +172,7 @@ class Claim:
             FormatError, ManifestError: malformed, or of another state.
         """
         name = manifest_name(state)
-        if name not in self.files:
+        if name not in self.places:
             return None
         manifest = Manifest.decode(self._read(name, MANIFEST_LIMIT))
         if manifest.state() != state:
@@ -182,6 +182,10 @@ class Claim:
     def checkpoint(self, state: Digest) -> Place | None:
         """Where a state's tensors lie, or None where they are not disclosed."""
         return self.places.get(checkpoint_name(state))
+
+    def plus(self, places: Mapping[str, Place]) -> Claim:
+        """The same claim, with states that are disclosed elsewhere; who adds them has checked them."""
+        return replace(self, places=MappingProxyType({**places, **self.places}))
 
     def _read(self, name: str, limit: int) -> bytes:
         return self.places.get(name, Place(self.path / name)).read(name, limit)
