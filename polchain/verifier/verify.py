@@ -17,7 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from polchain.core.claim import Claim
-from polchain.errors import UnavailableError, UsageError
+from polchain.errors import ChallengeError, UnavailableError, UsageError
 from polchain.storage.keyfile import default_key_file
 from polchain.training.fingerprint import Setting, setting_of
 from polchain.training.program import Program
@@ -121,7 +121,10 @@ def _resume(intact: IntactClaim, request: Request, progress: Progress | None) ->
 
 def _verify(intact: IntactClaim, request: Request, results: Results | None, progress: Progress | None) -> Verdict:
     policy = request.policy
-    intact = request.answer.intact if request.answer is not None else intact
+    if request.answer is not None:
+        if request.answer.intact.head != intact.head:
+            raise ChallengeError("the answer is about another head than the claim's")
+        intact = request.answer.intact
     times = establish(intact, policy)
     genesis, start = intact.genesis, intact.start
     if genesis.recipe is None or genesis.dataset is None or genesis.configuration is None:

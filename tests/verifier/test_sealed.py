@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from polchain.core.archive import read_archive, write_archive
 from polchain.core.claim import Claim, checkpoint_name, manifest_name
 from polchain.core.entries import CheckpointEntry
 from polchain.core.multiproof import prove_inclusions
-from polchain.core.opening import CHALLENGE, HEADER, PROOF, SAMPLES, Opening
+from polchain.core.opening import CHALLENGE, HEADER, PROOF, SAMPLES, Opening, write_opening
 from polchain.core.place import Place
 from polchain.core.question import Question
 from polchain.core.samples import pack_samples, unpack_samples
@@ -25,17 +26,24 @@ from polchain.errors import (
     InclusionError,
     ManifestError,
     MissingFileError,
+    PolchainError,
     UsageError,
 )
 from polchain.prover.export import export
 from polchain.prover.opening import respond
-from polchain.training.dataset import sample_leaf
+from polchain.storage.checkpoints import CheckpointStore
+from polchain.training.dataset import encode_sample, sample_leaf
+from polchain.training.held import Held
+from polchain.verifier import doubts
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.sealed import ask, read_answer
+from polchain.verifier.tolerance import Examination
 from polchain.verifier.verdict import Ruled, Verdict
 from polchain.verifier.verify import verify
 from tests.claims import DATA, Recorded, checkpoints_of, entries_of, genesis_of, write_log
+from tests.forgers.forge import Workshop
+from tests.scripts.digits import read
 
 SEED = bytes(range(32))
 NOWHERE = Path("/nonexistent")
@@ -236,8 +244,9 @@ def test_without_its_samples_the_data_must_be_at_hand(
     def drop(files: dict[str, bytes]) -> None:
         del files[SAMPLES], files[PROOF]
 
-    with pytest.raises(DatasetError):
-        sealed.verify(changed(drop), challenge)
+    answered = read_answer(sealed.intact, changed(drop), challenge, sealed.policy)
+    assert answered.held is None
+    assert answered.leaves is None
 
 
 def test_a_sample_that_is_missing_leaves_its_draws_unanswered(
@@ -368,7 +377,7 @@ def test_a_state_that_the_run_has_lost_is_named(sealed: Sealed, challenge: Path,
     with pytest.raises(CheckpointMissingError, match="the state of step 10 is not there") as caught:
         respond(run, challenge.read_bytes(), tmp_path / "r.opening", data=DATA)
     assert "--allow-missing" in caught.value.hint
-    done = respond(run, challenge.read_bytes(), tmp_path / "r.opening", data=DATA, allow_missing=True)
+    done = respond(run, challenge.read_bytes(), tmp_path / "r.opening", data=DATA, samples=False, allow_missing=True)
     assert (done.missing, done.states) == ((10,), 12)
 
 
@@ -377,7 +386,7 @@ def test_closing_states_may_be_left_out_where_replay_is_exact(drawn: Sealed) -> 
     whole, less = drawn.answer(challenge, "closings.opening"), drawn.answer(challenge, "less.opening", closings=False)
     assert less.stat().st_size < whole.stat().st_size
     assert not read_answer(drawn.intact, whole, challenge, drawn.policy).missing
-    assert drawn.verify(less, challenge, data=DATA).outcome is Ruled.VERIFIED
+    assert not read_answer(drawn.intact, less, challenge, drawn.policy).missing
 
 
 def test_a_foreign_run_is_not_challenged(tmp_path: Path) -> None:
@@ -390,10 +399,73 @@ def test_a_foreign_run_is_not_challenged(tmp_path: Path) -> None:
         ask(intact, SEED, Policy())
 
 
-def test_what_is_no_opening_is_said(sealed: Sealed, challenge: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="no opening at"):
-        sealed.verify(challenge, challenge)
-    with pytest.raises(MissingFileError, match=r"opening\.json: it is no opening"):
-        sealed.verify(sealed.claim, challenge)
-    with pytest.raises(MissingFileError, match="cannot be read"):
-        sealed.verify(sealed.answer(challenge, "again.opening"), tmp_path / "none.json")
+def test_what_is_no_opening_is_said(sealed: Sealed, challenge: Path, opening: Path, tmp_path: Path) -> None:
+    for path, own, says in (
+        (challenge, challenge, "no opening at"),
+        (sealed.claim, challenge, r"opening\.json: it is no opening"),
+        (opening, tmp_path / "none.json", "cannot be read"),
+    ):
+        with pytest.raises(MissingFileError, match=says):
+            read_answer(sealed.intact, path, own, sealed.policy)
+
+
+def test_a_stolen_end_is_refuted_only_if_carelessness_can_be_told_from_it(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A claim with neither rows nor tensors, whose forger trained honestly, but for the end.
+    shop = Workshop(recorded.claim)
+    states, losses = shop.train(60)
+    states[-1] = shop.states()[-1]
+    claim = shop.claim(tmp_path / "claim", states, losses, withheld=range(len(states)))
+    policy = replace(policy_of(recorded), keys=frozenset({shop.key.public}))
+    intact = check_integrity(Claim.read(claim), policy)
+    (tmp_path / "c.json").write_bytes(ask(intact, SEED, policy)[0].encode())
+    store = CheckpointStore(tmp_path)
+    shown = {store.put(state): (state.manifest, tmp_path / checkpoint_name(state.manifest.state())) for state in states}
+    monkeypatch.setenv("POLCHAIN_DATA", str(DATA))
+    samples = [encode_sample(sample) for sample in read()]
+    proof = prove_inclusions([sample_leaf(sample) for sample in samples], range(len(samples)))
+    pieces = list(pack_samples(dict(enumerate(samples))))
+    write_opening(tmp_path / "r.opening", (tmp_path / "c.json").read_bytes(), shown, pieces, proof)
+
+    # That a difference convicts is measured elsewhere, in several settings; here, whether it may.
+    convicts = Examination(True, 1.0, 0.0, "the claimed model state is off")
+    monkeypatch.setattr(doubts, "examine", lambda *arguments, **more: convicts)
+
+    def judged() -> Verdict:
+        return verify(claim, policy, opening=tmp_path / "r.opening", challenge=tmp_path / "c.json", data=NOWHERE)
+
+    convicted = judged()
+    assert convicted.outcome is Ruled.REFUTED
+    assert any(reason.startswith("steps 55 to 60: the claimed ") for reason in convicted.reasons)
+    monkeypatch.setattr(Held, "has", lambda self, batches: False)
+    spared = judged()
+    assert spared.outcome is Ruled.INCONCLUSIVE
+    assert any("training straight from step 0 takes samples that are not" in reason for reason in spared.reasons)
+
+
+def test_noise_in_an_opening_ends_in_a_named_error(
+    sealed: Sealed, challenge: Path, opening: Path, tmp_path: Path
+) -> None:
+    honest = {one.name: Place(opening, one).read(one.name, 10**9) for one in read_archive(opening)}
+    out = tmp_path / "noisy.opening"
+    chance = random.Random(3)
+    for _ in range(60):
+        files = dict(honest)
+        name = chance.choice(sorted(files))
+        at, how = chance.randrange(len(files[name]) or 1), chance.randrange(4)
+        if not files[name]:
+            files[name] = bytes(32)  # the proof of all samples has no hash
+        elif how == 0:
+            files[name] = files[name][:at] + bytes([files[name][at] ^ 1 << chance.randrange(8)]) + files[name][at + 1 :]
+        elif how == 1:
+            files[name] = files[name][:at]
+        elif how == 2:
+            files[name] += chance.randbytes(1 + at % 40)
+        else:
+            files[chance.choice(["x", "samples.bin/x", f"checkpoints/{'0' * 64}.safetensors"])] = files.pop(name)
+        out.unlink(missing_ok=True)
+        write_archive(out, [(each, [data]) for each, data in files.items()])
+        with pytest.raises(PolchainError) as caught:
+            read_answer(sealed.intact, out, challenge, sealed.policy)
+        assert str(caught.value).isprintable(), name
