@@ -58,7 +58,7 @@ gpu: setup ## the tests that need a CUDA device, and what replay costs on one
 	@$(BIN)/python -m benchmarks.gpu
 
 bench: setup ## measure, and print tables
-	@for name in speed gas startup; do \
+	@for name in speed gas startup sealed; do \
 	if test -f benchmarks/$$name.py; then $(BIN)/python -m benchmarks.$$name || exit 1; fi; done
 
 # A sitting of at most 50 minutes (MINUTES=15 for a shorter one) on two cores (JOBS=14 for more); the next one goes on.

@@ -15,6 +15,7 @@
     │   ├── ConflictError          another digest is already committed at that step
     │   ├── EquivocationError      one key signed two heads of a log that do not extend each other
     │   ├── AnchorError            evidence of time that is false, or of something else
+    │   ├── ChallengeError         a challenge, or the answer to one, that is of another log, head or draw
     │   └── RolledBackError        the ledger is older than a head it has signed
     ├── UnavailableError        4  evidence or a service is missing
     │   ├── MissingFileError       a listed file is not there
@@ -41,6 +42,7 @@ __all__ = [
     "AnchorError",
     "AnchorUnavailableError",
     "ChainError",
+    "ChallengeError",
     "CheckpointMissingError",
     "ConflictError",
     "ConsistencyError",
@@ -152,6 +154,10 @@ class EquivocationError(EvidenceError):
 
 class AnchorError(EvidenceError):
     """Evidence of time that is false, or of something else."""
+
+
+class ChallengeError(EvidenceError):
+    """A challenge, or the answer to one, that is of another log, head or draw, or that holds what nobody asked for."""
 
 
 class RolledBackError(EvidenceError):

@@ -21,7 +21,10 @@ from polchain.cli.failures import report, report_usage
 __all__ = ["COMMANDS", "application", "main"]
 
 # In the order of `polchain --help`: the prover, the verifier, the house.
-COMMANDS = ("keys", "init", "train", "commit", "anchor", "inspect", "export", "verify", "calibrate", "contract", "demo")
+COMMANDS = (
+    "keys", "init", "train", "commit", "anchor", "inspect", "export",
+    "verify", "challenge", "calibrate", "contract", "demo",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,13 @@ __all__ = ["register"]
 DAMAGED = 1
 
 
+class Checkpoints(Enum):
+    """Whose tensors a claim discloses."""
+
+    all = "all"
+    none = "none"
+
+
 def register(app: typer.Typer) -> None:
     """Add `export` and `fsck`."""
     app.command("export")(export)
@@ -26,14 +34,18 @@ def register(app: typer.Typer) -> None:
 
 def export(
     words: Annotated[
-        list[str], typer.Argument(metavar="[RUN] OUT", help="the run's folder; the claim's folder, which must be new")
+        list[str],
+        typer.Argument(metavar="[RUN] OUT", help="the run's folder; the claim, which must be new: a folder or X.zip"),
     ],
+    checkpoints: Annotated[
+        Checkpoints, typer.Option(help="whose tensors to disclose; with none the claim is sealed")
+    ] = Checkpoints.all,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="leave out states that the run no longer has")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """write the claim: all that a verifier needs, in one folder."""
+    """write the claim: all that a verifier needs, in one folder or zip."""
     from polchain.prover.export import export as write_claim
     from polchain.prover.status import failed_check
     from polchain.storage.ledger import find_run
@@ -41,7 +53,13 @@ def export(
     run, out = optional_first(words, ("RUN", "OUT"))
     # The progress line knows its total only once the log was read.
     with output.Progress("exporting", 0, "states") as progress:
-        done = write_claim(find_run(run), Path(out), allow_missing=allow_missing, on_state=progress.update)
+        done = write_claim(
+            find_run(run),
+            Path(out),
+            allow_missing=allow_missing,
+            sealed=checkpoints is Checkpoints.none,
+            on_state=progress.update,
+        )
     failed = failed_check(find_run(run))
     if failed is not None:
         output.note(f"this run has failed its self-check, so the claim will not be VERIFIED: {failed}")
@@ -57,6 +75,7 @@ def export(
             "entries": done.entries,
             "states": done.states,
             "missing": list(done.missing),
+            "sealed": done.sealed,
             "receipts": done.receipts,
             "bytes": done.bytes,
             "public_key": str(done.key),
@@ -67,7 +86,7 @@ def export(
             [
                 ("claim", done.path),
                 ("entries", done.entries),
-                ("states", f"{done.states}, {output.size(done.bytes)} in all"),
+                ("states", f"{'none: sealed' if done.sealed else done.states}, {output.size(done.bytes)} in all"),
                 ("anchors", _receipts(done)),
                 ("key", done.key),
                 ("recipe", done.recipe or "none: a foreign run"),

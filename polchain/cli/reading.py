@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from polchain.core.archive import is_archive
 from polchain.core.claim import LISTING, Claim
 from polchain.core.digest import Digest
 from polchain.core.entries import Entry, leaf_data, parse_entry
@@ -58,7 +59,7 @@ def read_log(path: Path) -> Log:
         EvidenceError: it is damaged.
     """
     # A claim is a stranger's: a database that he puts beside its listing is not opened.
-    is_claim = (path / LISTING).exists()
+    is_claim = (path / LISTING).exists() or is_archive(path)
     times: Mapping[int, float] = {}
     manifest: Callable[[Digest], Manifest | None]
     if is_claim:

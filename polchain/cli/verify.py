@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polchain.verifier.integrity import IntactClaim
     from polchain.verifier.vouching import OwnRecipe
 
-__all__ = ["register"]
+__all__ = ["check_kind", "parse_seed", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     claim: Annotated[
-        Path | None, typer.Argument(metavar="CLAIM", help="the claim's folder", show_default=False)
+        Path | None, typer.Argument(metavar="CLAIM", help="the claim: a folder or a zip", show_default=False)
     ] = None,
     claims: Annotated[
         list[Path] | None, typer.Option("--claim", metavar="CLAIM", help="the same, named", show_default=False)
@@ -149,6 +149,13 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="the task that several claims are of", show_default=False),
     ] = None,
+    opening: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="the prover's answer to your challenge: see `challenge`", show_default=False),
+    ] = None,
+    challenge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="that challenge, as you drew it", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """check a claim, or rule between several."""
@@ -159,12 +166,13 @@ def verify(
     ).read()  # fmt: skip
     if full and wanted.budget is not None:
         raise UsageError("--full replays everything, and a budget caps the replays: one of them")
+    _check_together(opening, challenge, seed is not None or full or budget is not None or integrity_only)
     heads = read_heads(head or [])
-    drawn = _seed(seed)
+    drawn = parse_seed(seed)
     words = _words(recipe_args)
     check_seconds("--timeout", timeout)
     if len(targets) > 1 or model is not None or task is not None:
-        if integrity_only or resume is not None or len(targets) == 1:
+        if integrity_only or resume is not None or opening is not None or len(targets) == 1:
             raise UsageError(
                 "a ruling takes several claims, more than their integrity, and one sitting",
                 hint="polchain verify --claim A --claim B",
@@ -190,6 +198,7 @@ def verify(
         return 0
 
     from polchain.training.dataset import data_dir
+    from polchain.verifier.sealed import read_answer
     from polchain.verifier.verify import Request, verify_intact
 
     request = Request(
@@ -203,6 +212,7 @@ def verify(
         jobs=jobs,
         resume=resume,
         setting=_setting(intact, threads),
+        answer=read_answer(intact, opening, challenge, wanted) if opening is not None else None,
     )
     with output.Progress("reading the data", 1) as progress:
 
@@ -231,6 +241,13 @@ def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
     return setting_of({**intact.start.fingerprint, "threads": threads})
 
 
+def _check_together(opening: Path | None, challenge: Path | None, drawn: bool) -> None:
+    if challenge is not None and opening is None:
+        raise UsageError("--challenge goes with --opening", hint="`polchain respond` makes the opening")
+    if opening is not None and drawn:
+        raise UsageError("--opening answers a draw that was made: --seed, --full and --budget belong to `challenge`")
+
+
 def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:
     from polchain.verifier.vouching import OwnRecipe
 
@@ -246,18 +263,19 @@ def _named_claims(claim: Path | None, claims: list[Path]) -> list[Path]:
     if not named:
         raise UsageError("which claim?", hint="polchain verify CLAIM")
     for path in named:
-        _check_kind(path)
+        check_kind(path)
     return named
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Refuse what is plainly something else than a claim; what a claim must hold, `Claim.read` says."""
+    from polchain.core.archive import is_archive
     from polchain.core.claim import LISTING
     from polchain.storage.ledger import DATABASE
 
-    if path.is_file():
+    if path.is_file() and not is_archive(path):
         raise MissingFileError(
-            f"{path} is a file, not a claim", hint="a claim is the folder that `polchain export` writes"
+            f"{path} is a file, not a claim", hint="a claim is the folder, or the zip, that `polchain export` writes"
         )
     if (path / DATABASE).is_file() and not (path / LISTING).exists():
         raise MissingFileError(f"{path} is a run, not a claim", hint="`polchain export RUN OUT` writes a run's claim")
@@ -270,7 +288,12 @@ def _words(text: str) -> tuple[str, ...]:
         raise UsageError(f"--recipe-args: {str(error).lower()}") from None
 
 
-def _seed(text: str | None) -> bytes | None:
+def parse_seed(text: str | None) -> bytes | None:
+    """The 32 bytes of `--seed`; None where it was not given.
+
+    Raises:
+        UsageError: it is something else.
+    """
     if text is None:
         return None
     try:

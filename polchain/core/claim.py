@@ -1,4 +1,4 @@
-"""The claim: the portable evidence of one run, a folder.
+"""The claim: the portable evidence of one run, a folder, or the same as one canonical zip (`archive`).
 
     claim.json                      canonical JSON: {"format": "polchain-claim/v1", "files": [{path, size, digest}...]}
     entries.jsonl                   the log: one entry a line, each line ended by a newline
@@ -18,20 +18,20 @@ how long they are. Nothing is executed and nothing is unpickled.
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from polchain.core.archive import is_archive, read_archive
 from polchain.core.digest import Digest, blake3
 from polchain.core.encoding import Fields, decode, encode
 from polchain.core.entries import ENTRY_LIMIT
 from polchain.core.genesis import FileRef
 from polchain.core.manifest import MANIFEST_LIMIT, Manifest
+from polchain.core.place import Place, hash_file
 from polchain.errors import FormatError, ManifestError, MissingFileError, UsageError
 
 __all__ = ["Claim", "hash_file", "head_name", "list_files", "receipt_name", "write_listing"]
@@ -67,20 +67,25 @@ class Claim:
 
     path: Path
     files: Mapping[str, FileRef]
+    places: Mapping[str, Place]
 
     @classmethod
     def read(cls, path: Path | str) -> Claim:
-        """Read a claim folder.
+        """Read a claim: a folder, or a canonical zip.
 
         Raises:
-            MissingFileError: the folder, `claim.json` or a listed file is not there.
-            FormatError: over a limit, a path that no claim has, a link, an unlisted file, or a file that is not the
-                listed one. Of files with tensors only the length was compared.
+            MissingFileError: the claim, `claim.json` or a listed file is not there.
+            FormatError: over a limit, a path that no claim has, a link, an unlisted file, a file that is not the
+                listed one, or a zip that is not canonical. Of files with tensors only the length was compared.
         """
         root = Path(path)
-        if not root.is_dir():
-            raise MissingFileError(f"no claim at {root}", hint="a claim is the folder that `polchain export` writes")
-        listing = Fields(decode(_read(root, LISTING, LISTING_LIMIT), limit=LISTING_LIMIT, what=LISTING), LISTING)
+        packed = {one.name: Place(root, one) for one in read_archive(root)} if is_archive(root) else None
+        if packed is None and not root.is_dir():
+            raise MissingFileError(
+                f"no claim at {root}", hint="a claim is the folder, or the zip, that `polchain export` writes"
+            )
+        data = (packed or {}).get(LISTING, Place(root / LISTING)).read(LISTING, LISTING_LIMIT)
+        listing = Fields(decode(data, limit=LISTING_LIMIT, what=LISTING), LISTING)
         if listing.str("format") != FORMAT:
             raise FormatError(f"{LISTING}: the format is not {FORMAT}")
         refs = [FileRef.parse(item, LISTING) for item in listing.list("files", max_items=MAX_FILES)]
@@ -89,10 +94,14 @@ class Claim:
         if paths != sorted(set(paths)) or LISTING in paths:
             raise FormatError(f"{LISTING}: the files are not sorted, or one is listed twice")
         _check_limits(refs)
-        _refuse_unlisted(root, set(paths))
+        if packed is None:
+            _refuse_unlisted(root, set(paths))
+        else:
+            _refuse_unpacked(set(packed), set(paths))
+        places = {name: Place(root / name) if packed is None else packed[name] for name in paths}
         for ref in refs:
-            _check_file(root, ref, hashed=CHECKPOINTS.fullmatch(ref.path) is None)
-        return cls(root, MappingProxyType({ref.path: ref for ref in refs}))
+            places[ref.path].check(ref, LISTING, hashed=CHECKPOINTS.fullmatch(ref.path) is None)
+        return cls(root, MappingProxyType({ref.path: ref for ref in refs}), MappingProxyType(places))
 
     def check_file(self, name: str) -> None:
         """Compare a listed file's length and digest with the listing.
@@ -103,11 +112,11 @@ class Claim:
         """
         if name not in self.files:
             raise MissingFileError(f"{name} is not in the claim", hint="ask the prover for it")
-        _check_file(self.path, self.files[name])
+        self.places[name].check(self.files[name], LISTING)
 
     def entries(self) -> Iterator[bytes]:
         """The log's entries, in order, as bytes."""
-        data = _read(self.path, ENTRIES, ENTRIES_LIMIT)
+        data = self._read(ENTRIES, ENTRIES_LIMIT)
         if not data.endswith(b"\n"):
             raise FormatError(f"{ENTRIES}: the last line is not ended")
         count = data.count(b"\n")
@@ -123,21 +132,21 @@ class Claim:
 
     def head(self) -> bytes:
         """The last signed head, as bytes."""
-        return _read(self.path, HEAD, HEAD_LIMIT)
+        return self._read(HEAD, HEAD_LIMIT)
 
     def heads(self) -> dict[int, bytes]:
         """The anchored heads by the size that their names give, smallest first."""
         found = {int(match[1]): name for name in self.files if (match := HEADS.fullmatch(name))}
-        return {size: _read(self.path, found[size], HEAD_LIMIT) for size in sorted(found)}
+        return {size: self._read(found[size], HEAD_LIMIT) for size in sorted(found)}
 
     def receipts(self) -> Iterator[tuple[str, int, bytes]]:
         """The receipts: name, the size of the head that the name gives, bytes; by rising size."""
         found = sorted((int(match[1]), name) for name in self.files if (match := RECEIPTS.fullmatch(name)))
-        return ((name, size, _read(self.path, name, RECEIPT_LIMIT)) for size, name in found)
+        return ((name, size, self._read(name, RECEIPT_LIMIT)) for size, name in found)
 
     def beacon(self) -> bytes | None:
         """The beacon's evidence, as bytes; None where there is none."""
-        return _read(self.path, BEACON, RECEIPT_LIMIT) if BEACON in self.files else None
+        return self._read(BEACON, RECEIPT_LIMIT) if BEACON in self.files else None
 
     def recipe(self) -> dict[str, bytes]:
         """The recipe's files by relative path.
@@ -150,7 +159,7 @@ class Claim:
             raise FormatError(
                 f"the recipe is over {RECIPE_LIMIT} bytes", hint="a recipe is text: data belongs in the dataset"
             )
-        texts = {name: _read(self.path, name, RECIPE_LIMIT) for name in names}
+        texts = {name: self._read(name, RECIPE_LIMIT) for name in names}
         for name, text in texts.items():
             if blake3(text) != self.files[name].digest:
                 raise FormatError(f"{name} changed while the claim was read")
@@ -163,17 +172,23 @@ class Claim:
             FormatError, ManifestError: malformed, or of another state.
         """
         name = manifest_name(state)
-        if name not in self.files:
+        if name not in self.places:
             return None
-        manifest = Manifest.decode(_read(self.path, name, MANIFEST_LIMIT))
+        manifest = Manifest.decode(self._read(name, MANIFEST_LIMIT))
         if manifest.state() != state:
             raise ManifestError(f"{name} is the manifest of another state")
         return manifest
 
-    def checkpoint(self, state: Digest) -> Path | None:
-        """The file with a state's tensors, or None where it is not disclosed."""
-        name = checkpoint_name(state)
-        return self.path / name if name in self.files else None
+    def checkpoint(self, state: Digest) -> Place | None:
+        """Where a state's tensors lie, or None where they are not disclosed."""
+        return self.places.get(checkpoint_name(state))
+
+    def plus(self, places: Mapping[str, Place]) -> Claim:
+        """The same claim, with states that are disclosed elsewhere; who adds them has checked them."""
+        return replace(self, places=MappingProxyType({**places, **self.places}))
+
+    def _read(self, name: str, limit: int) -> bytes:
+        return self.places.get(name, Place(self.path / name)).read(name, limit)
 
 
 def manifest_name(state: Digest) -> str:
@@ -203,15 +218,6 @@ def receipt_name(size: int, source: str) -> str:
     return name
 
 
-def hash_file(path: Path) -> Digest:
-    """BLAKE3 of a file's bytes, as `b3sum` prints it."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return blake3(b"")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view, memoryview(view) as data:
-            return blake3(data)
-
-
 def list_files(root: Path) -> tuple[FileRef, ...]:
     """Every file of a claim folder but `claim.json`, sorted by path, hashed."""
     found = (path for path in root.rglob("*") if path.is_file() and path != root / LISTING)
@@ -229,26 +235,6 @@ def write_listing(root: Path) -> None:
             hint=f"the limit is {LISTING_LIMIT} bytes: checkpoints at longer intervals make fewer files",
         )
     (root / LISTING).write_bytes(data)
-
-
-def _read(root: Path, name: str, limit: int) -> bytes:
-    try:
-        descriptor = os.open(root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise MissingFileError(
-            f"{name} is not in the claim, or cannot be read", hint="ask the prover for it"
-        ) from error
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(descriptor)
-        raise FormatError(f"{name} is not a plain file")
-    with os.fdopen(descriptor, "rb") as file:
-        if found.st_size > limit:
-            raise FormatError(f"{name} is {found.st_size} bytes, over the limit of {limit}")
-        data = file.read(found.st_size + 1)
-    if len(data) != found.st_size:
-        raise FormatError(f"{name} changed while the claim was read")
-    return data
 
 
 def _check_limits(refs: Sequence[FileRef]) -> None:
@@ -293,16 +279,8 @@ def _refuse_unlisted(root: Path, listed: set[str]) -> None:
                 raise FormatError(f"{path!a} is in the claim's folder, but {LISTING} does not list it")
 
 
-def _check_file(root: Path, ref: FileRef, *, hashed: bool = True) -> None:
-    path = root / ref.path
-    try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
-            raise FormatError(f"{ref.path} is not a plain file")
-        same = found.st_size == ref.size and (not hashed or hash_file(path) == ref.digest)
-    except OSError as error:
-        raise MissingFileError(
-            f"{ref.path} is listed in {LISTING}, but is not there, or cannot be read", hint="ask the prover for it"
-        ) from error
-    if not same:
-        raise FormatError(f"{ref.path} is not the file that {LISTING} lists: it was changed or damaged")
+def _refuse_unpacked(packed: set[str], listed: set[str]) -> None:
+    for name in sorted(packed - listed - {LISTING}):
+        raise FormatError(f"{name!a} is in the claim's zip, but {LISTING} does not list it")
+    for name in sorted(listed - packed):
+        raise MissingFileError(f"{name} is listed in {LISTING}, but is not there", hint="ask the prover for it")

@@ -1,6 +1,7 @@
 """A run's claim: what `core.claim` describes, taken from the run's folder.
 
-It is made in a folder beside `out`, which is renamed when everything in it was checked: a claim is whole or not there.
+It is made in a folder beside `out`, which is renamed, or packed where `out` ends in `.zip`, when everything in it was
+checked: a claim is whole or not there.
 A run may be exported while it trains; the claim then ends with the head that was read first.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from polchain.core.archive import write_archive
 from polchain.core.claim import (
     BEACON,
     ENTRIES,
@@ -43,16 +45,19 @@ from polchain.storage.ledger import Ledger
 
 __all__ = ["ExportSummary", "export"]
 
+ZIP = ".zip"
+
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
     """What was written.
 
     Attributes:
-        path: the claim's folder.
+        path: the claim's folder, or its zip.
         entries: how many entries; root: the root that their head signs.
         states: how many different states are disclosed, rows and tensors.
-        missing: the steps whose state is not.
+        missing: the steps whose state the run no longer has.
+        sealed: whether rows alone were written; then `states` is 0.
         receipts: how many receipts of its heads it has; pending: those of them that are not final.
         bytes: of all files together.
         key: the prover's; a verifier pins it.
@@ -69,6 +74,7 @@ class ExportSummary:
     bytes: int
     key: PublicKey
     recipe: Digest | None
+    sealed: bool = False
 
 
 def export(
@@ -76,14 +82,16 @@ def export(
     out: Path,
     *,
     allow_missing: bool = False,
+    sealed: bool = False,
     on_state: Callable[[int, int], None] | None = None,
 ) -> ExportSummary:
     """Write the claim of a run, every disclosed state checked as the claim holds it.
 
     Args:
         run: the run's folder.
-        out: the claim's folder; nothing may be there.
+        out: the claim's folder, or the zip where it ends in `.zip`; nothing may be there.
         allow_missing: leave out states that are not there.
+        sealed: disclose no tensors, only the states' rows; challenges are answered one by one (`opening`).
         on_state: called with how many states are done, and of how many.
 
     Raises:
@@ -94,7 +102,7 @@ def export(
         StorageError: the disk refused; nothing is left.
     """
     if os.path.lexists(out):
-        raise UsageError(f"there is something at {out} already", hint="a claim is written to a new folder")
+        raise UsageError(f"there is something at {out} already", hint="a claim is a new folder, or a new zip")
     with Ledger(run) as ledger:
         # Read together: a writer may append meanwhile.
         entries, head, root = list(islice(ledger.entries(), ledger.size)), ledger.head(), ledger.root
@@ -105,6 +113,7 @@ def export(
             {head_name(size): ledger.head(size) for size in ledger.keys.handovers if size < ledger.size}
         )
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
+    packed = partial.with_suffix(".packed") if out.suffix == ZIP else None
     try:
         partial.mkdir(parents=True)
         (partial / HEAD).parent.mkdir()
@@ -114,16 +123,22 @@ def export(
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(data)
         _copy_recipe(genesis, run, partial)
-        states, missing = _copy_states(entries, genesis, run, partial, allow_missing, on_state)
+        states, missing = _copy_states(entries, genesis, run, partial, allow_missing, sealed, on_state)
         write_listing(partial)
-        total = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        partial.rename(out)
+        paths = [path for path in partial.rglob("*") if path.is_file()]
+        if packed is not None:
+            write_archive(packed, ((path.relative_to(partial).as_posix(), path) for path in paths))
+            paths = [packed]
+        total = sum(path.stat().st_size for path in paths)
+        (packed or partial).rename(out)
     except OSError as error:
         raise StorageError(
             f"cannot write {out}: {error.strerror}", hint="is there room, and may you write there?"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if packed is not None:
+            packed.unlink(missing_ok=True)
     return ExportSummary(
         path=out,
         entries=len(entries),
@@ -135,6 +150,7 @@ def export(
         bytes=total,
         key=genesis.key,
         recipe=genesis.recipe.program() if genesis.recipe is not None else None,
+        sealed=sealed,
     )
 
 
@@ -196,6 +212,7 @@ def _copy_states(
     run: Path,
     claim: Path,
     allow_missing: bool,
+    sealed: bool,
     on_state: Callable[[int, int], None] | None,
 ) -> tuple[int, tuple[int, ...]]:
     store = CheckpointStore(run)
@@ -208,7 +225,7 @@ def _copy_states(
         if on_state is not None:
             on_state(done, len(steps))
         try:
-            _copy_state(store, state, claim)
+            _copy_state(store, state, claim, sealed)
         except CheckpointMissingError as error:
             # Whoever logs a foreign run may keep the rows alone: `commit --no-store`.
             meant = genesis.foreign and (run / manifest_name(state)).is_file()
@@ -222,14 +239,17 @@ def _copy_states(
             raise type(error)(f"step {at[0]}: {error}", hint="`polchain fsck` names all that is damaged") from error
     if on_state is not None:
         on_state(len(steps), len(steps))
-    return len(steps) - len({state for state, at in steps.items() if at[0] in missing}), tuple(sorted(missing))
+    shown = 0 if sealed else len(steps) - len({state for state, at in steps.items() if at[0] in missing})
+    return shown, tuple(sorted(missing))
 
 
-def _copy_state(store: CheckpointStore, state: Digest, claim: Path) -> None:
+def _copy_state(store: CheckpointStore, state: Digest, claim: Path, sealed: bool) -> None:
     manifest = store.manifest(state)
     rows = claim / manifest_name(state)
     rows.parent.mkdir(exist_ok=True)
     rows.write_bytes(manifest.encode())
+    if sealed:
+        return
     source, target = store.folder / checkpoint_name(state), claim / checkpoint_name(state)
     if not source.exists():
         raise CheckpointMissingError(f"{checkpoint_name(state)} is gone")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import struct
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from polchain.core.claim import checkpoint_name, manifest_name
 from polchain.core.digest import Digest, blake3
 from polchain.core.manifest import DTYPES, MANIFEST_LIMIT, Manifest, Snapshot, TensorRow
+from polchain.core.place import Place
 from polchain.errors import CheckpointMissingError, ManifestError, StorageError
 
 __all__ = ["CheckpointStore", "make_folder", "read_tensors", "sync_folder", "write_durably"]
@@ -86,7 +86,7 @@ class CheckpointStore:
         return read_tensors(self.folder / checkpoint_name(state), manifest)
 
 
-def read_tensors(path: Path, manifest: Manifest) -> Snapshot:
+def read_tensors(where: Path | Place, manifest: Manifest) -> Snapshot:
     """Map the tensors of a state, every byte of the file checked against the manifest.
 
     Raises:
@@ -96,12 +96,12 @@ def read_tensors(path: Path, manifest: Manifest) -> Snapshot:
     header = _header(manifest)
     rows = _ordered(manifest)
     expected = len(header) + sum(row.size for row in rows)
+    place = where if isinstance(where, Place) else Place(where)
+    path = place.path if place.member is None else Path(place.member.name)
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != expected:
-                raise ManifestError(f"{path.name} is {size} bytes where its manifest has {expected}")
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        view = place.map()
+        if len(view) != expected:
+            raise ManifestError(f"{path.name} is {len(view)} bytes where its manifest has {expected}")
     except FileNotFoundError as error:
         raise _missing(path) from error
     except OSError as error:

@@ -7,11 +7,13 @@ a room comes with the job, the fork first goes in there (`fence`). It runs the r
 
     mode      answers                                                ends
     program   draft (configuration), program (entry point, files)    in record()
-    dataset   draft (configuration), leaves                          in record()
+    dataset   draft (configuration), leaves; samples if asked for    in record()
     initial   draft, initial (rows and bytes of step 0)              in attach()
     replay    draft, opening (rows only), samples, closing, ...      at the last step
 
 After the state to show (`shown`), a replay goes on when the parent sends a byte, and ends when it hangs up.
+
+Where samples come with the job, the recipe's data is not read: it has those, and no others.
 
 Everything that it answers is a stranger's word to the parent.
 """
@@ -38,9 +40,10 @@ from polchain.core.encoding import JSON
 from polchain.core.genesis import Configuration
 from polchain.core.manifest import Snapshot
 from polchain.errors import DatasetError, PolchainError
-from polchain.training.dataset import Commitment, MapDataset
+from polchain.training.dataset import Commitment, MapDataset, encode_sample
 from polchain.training.fence import PRIVATE, Limits, enter
 from polchain.training.fingerprint import fingerprint
+from polchain.training.held import HeldDataset
 from polchain.training.program import find_program
 from polchain.training.session import Options, Session, Stretch
 from polchain.training.snapshot import take
@@ -72,6 +75,7 @@ class ChildHost:
         self.at = [step for step in fields.list("at", max_items=MAX_STOPS) if isinstance(step, int)]
         self.precision = fields.str("precision")
         self.width = fields.int("width")
+        self.held = fields.int("held")
         self.job = job
         self.encodings: list[bytes] = []
         flat = bytes(job.blobs[0]) if job.blobs else b""
@@ -94,11 +98,15 @@ class ChildHost:
         if self.mode == "program":
             send(self.stream, Message("program", {"recipe": find_program(options.files).ref.to_json()}))
             self.end()
+        if self.held:
+            return self.seed, HeldDataset(self.held, self.job.blobs[1])
         try:
             dataset = options.dataset()
             if self.mode == "dataset":
                 leaves = Commitment.of(dataset).leaves
                 send(self.stream, Message("leaves", {}, [b"".join(leaves)]))
+                if self.order:
+                    send(self.stream, Message("samples", {}, [encode_sample(dataset[index]) for index in self.order]))
                 self.end()
         except PolchainError:
             raise
@@ -113,7 +121,7 @@ class ChildHost:
         if self.mode == "initial":
             send(self.stream, state_message("initial", take(session.state), {"fingerprint": here}))
             self.end()
-        rows, buffers = snapshot_of(self.job, skip=1)
+        rows, buffers = snapshot_of(self.job, skip=2 if self.held else 1)
         session.rewind(Snapshot(rows, buffers), self.first)
         opening = take(session.state).manifest
         send(self.stream, Message("opening", {"fingerprint": here}, [opening.encode()]))

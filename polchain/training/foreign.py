@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from polchain.core.claim import hash_file
 from polchain.core.manifest import GROUPS, MAX_NAME, FileRow, Manifest, Snapshot
+from polchain.core.place import hash_file
 from polchain.errors import FormatError, MissingFileError, RecipeError, UsageError
 from polchain.training.folder import Found, Part, key_text, parts_of_file, parts_of_folder
 from polchain.training.naming import Model, name_parameters

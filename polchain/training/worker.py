@@ -33,6 +33,7 @@ from polchain.training.answers import Answers, Closing, fingerprint_of, rows_of
 from polchain.training.dataset import SAMPLE_LIMIT, sample_leaf
 from polchain.training.fence import PLACE, Fence, sealed_interpreter
 from polchain.training.fingerprint import Setting
+from polchain.training.held import Held
 from polchain.training.program import Program
 from polchain.training.snapshot import rehash
 from polchain.training.wire import Bounds, Message, receive, send, snapshot_of, state_message
@@ -80,6 +81,7 @@ class Worker:
         fence: what makes a room for each job; None to run the program as the user.
         kept: how many bytes of what a job prints are kept.
         gpu: the one that it may see, as CUDA_VISIBLE_DEVICES names it; empty for those that this process sees.
+        held: samples that the program is handed instead of reading its data; None where it reads.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Worker:
         fence: Fence | None = None,
         kept: int = KEPT,
         gpu: str = "",
+        held: Held | None = None,
     ) -> None:
         self.program = program
         self.setting = setting
@@ -105,6 +108,7 @@ class Worker:
         self._peak = 0
         self._interrupted = False
         self._answers: Answers | None = None
+        self.held = held
         self._folder = Path(tempfile.mkdtemp(prefix="polchain-replay-"))
         self._words = Words()
         self._process: subprocess.Popen[bytes] | None = None
@@ -166,6 +170,31 @@ class Worker:
         if len(flat) % LEAF:
             raise WorkerError("the replaying process sent leaf hashes that are none")
         return configuration, tuple(bytes(flat[i : i + LEAF]) for i in range(0, len(flat), LEAF))
+
+    def configuration(self) -> Configuration:
+        """The configuration that the program asks for; its data is not read.
+
+        Raises:
+            RecipeError, WorkerError: the program failed, or the child did.
+        """
+        with self._job("program", bytes(32), 0, 0, []) as answers:
+            asked = answers.draft()
+            answers.expect("program", Bounds(blobs=0))
+        return asked
+
+    def read_samples(self, indices: Sequence[int]) -> tuple[tuple[bytes, ...], dict[int, bytes]]:
+        """The leaf hashes of the data that one's own program reads, and the encodings of these samples.
+
+        Raises:
+            DatasetError: the data cannot be read, or has no such sample.
+            RecipeError, WorkerError: the program failed, or the child did.
+        """
+        with self._job("dataset", bytes(32), 0, 0, [indices]) as answers:
+            answers.draft()
+            flat = b"".join(answers.expect("leaves", None).blobs)
+            found = answers.expect("samples", None).blobs if indices else ()
+        leaves = tuple(bytes(flat[i : i + LEAF]) for i in range(0, len(flat), LEAF))
+        return leaves, dict(zip(indices, map(bytes, found), strict=True))
 
     def initial(
         self, seed: bytes, bounds: Bounds | None = None, *, precision: str = ""
@@ -304,6 +333,8 @@ class Worker:
         files: list[JSON] = [[path, data.hex()] for path, data in program.files.items()]
         arguments: list[JSON] = list(program.ref.arguments)
         flat = [index for batch in batches for index in batch]
+        own_data = self.held is None or place is not None
+        handed = [] if self.held is None or own_data else [self.held.pack(flat)]
         fenced = self.fence is not None and place is None
         own = None if fenced else Path(tempfile.mkdtemp(prefix="job-", dir=self._folder))
         body: dict[str, JSON] = {
@@ -321,6 +352,7 @@ class Worker:
             "files": files,
             "folder": str(place or own or PLACE),
             "fenced": fenced,
+            "held": 0 if self.held is None or own_data else self.held.count,
         }
         self._peak = self.peak
         self._answers = answers = Answers(own, self.timeout, self.voice, Words(self.kept), self._stop)
@@ -335,7 +367,7 @@ class Worker:
         try:
             socket.send_fds(self._control, [b"j"], answers.descriptors())
             answers.hand_over()
-            send(answers.stream, Message("job", body, [struct.pack(f"<{len(flat)}Q", *flat), *blobs]))
+            send(answers.stream, Message("job", body, [struct.pack(f"<{len(flat)}Q", *flat), *handed, *blobs]))
         except (OSError, WorkerError) as error:
             why = answers.why() or answers.words.last() or self._words.last()
             answers.close()

@@ -32,7 +32,16 @@ from polchain.training.randomness import BatchOrder
 from polchain.verifier.bench import Bench, batches_of, bounds_of, state_of
 from polchain.verifier.integrity import IntactClaim, Segment
 
-__all__ = ["Behaviour", "Finding", "behaviour_steps", "not_tested", "observe", "other_seed", "shown_step"]
+__all__ = [
+    "Behaviour",
+    "Finding",
+    "behaviour_steps",
+    "not_tested",
+    "observe",
+    "other_batches",
+    "other_seed",
+    "shown_step",
+]
 
 FIRST_STEPS = 10
 TESTS = ("another seed", "nearness", "other samples")
@@ -70,6 +79,15 @@ def behaviour_steps(intact: IntactClaim) -> int:
 def shown_step(segment: Segment) -> int:
     """The step on the way through a segment whose state the tests need; 0 where that is none, or its closing state."""
     return segment.first + FIRST_STEPS if segment.index == 0 and segment.steps > FIRST_STEPS else 0
+
+
+def other_batches(intact: IntactClaim, seed: bytes) -> list[list[int]]:
+    """The batches of the first segment under another seed: the samples that the tests take besides its own."""
+    dataset, configuration = intact.genesis.dataset, intact.genesis.configuration
+    assert dataset is not None
+    assert configuration is not None
+    order = BatchOrder(other_seed(seed, 0), dataset.samples, configuration.batch_size)
+    return list(order.batches(intact.segments[0].first, intact.segments[0].last))
 
 
 def other_seed(seed: bytes, number: int) -> bytes:

@@ -10,6 +10,7 @@ from polchain.core.manifest import Snapshot
 from polchain.errors import WorkerError
 from polchain.storage.checkpoints import read_tensors
 from polchain.training.fingerprint import Setting
+from polchain.training.held import Held
 from polchain.training.program import Program
 from polchain.training.wire import Bounds
 from polchain.training.words import KEPT
@@ -34,6 +35,7 @@ class Bench:
         timeout: the most seconds that one replay may take.
         sandbox: where the program is run; None to run it as the user.
         gpu: the one that the children may see, as CUDA_VISIBLE_DEVICES names it; empty for what this process sees.
+        held: the samples that an opening discloses; None where the data is at hand.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Bench:
         timeout: float = 3600.0,
         sandbox: Sandbox | None = None,
         gpu: str = "",
+        held: Held | None = None,
     ) -> None:
+        self.held = held
         self.setting = setting
         kept = sandbox.kept if sandbox is not None else KEPT
         self._make: Callable[[Setting], Worker] = lambda s: Worker(
-            program, s, data.resolve(), timeout=timeout, voice=VOICE, fence=sandbox, kept=kept, gpu=gpu
+            program, s, data.resolve(), timeout=timeout, voice=VOICE, fence=sandbox, kept=kept, gpu=gpu, held=held
         )
         self._workers: dict[Setting, Worker] = {}
         self._interrupted = False

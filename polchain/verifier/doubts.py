@@ -60,6 +60,10 @@ def examine_segment(
     if result.refuted and _straight(intact, segment, bench) == segment.closing.roots:
         reason = "reproduced only when trained straight from step 0: something crosses steps that was not attached"
         return replace(result, refuted=False, reason=reason)
+    if result.refuted and _worth_straight(segment) and not _has_samples(intact, segment, bench):
+        # A sealed claim: what tells carelessness from a lie was never asked for.
+        reason = "differs, and training straight from step 0 takes samples that are not disclosed"
+        return replace(result, refuted=False, reason=reason)
     return replace(result, reason=f"{result.reason} (first {worst_tensor(claimed, first)})")
 
 
@@ -69,7 +73,7 @@ def _straight(intact: IntactClaim, segment: Segment, bench: Bench) -> Mapping[st
     A careless prover is no liar: what he forgot to attach is there when nothing is cut. Tried only up to as many steps
     as STRAIGHT_SEGMENTS such segments have, lest a liar make his conviction cost a whole training.
     """
-    if segment.last > STRAIGHT_SEGMENTS * segment.steps:
+    if not _worth_straight(segment):
         return None
     opening = state_of(intact, intact.checkpoints[0])
     if opening is None or intact.seed is None or intact.order is None:
@@ -82,6 +86,15 @@ def _straight(intact: IntactClaim, segment: Segment, bench: Bench) -> Mapping[st
     except PolchainError:
         return None
     return result.closings[-1].snapshot.manifest.roots()
+
+
+def _worth_straight(segment: Segment) -> bool:
+    return segment.last <= STRAIGHT_SEGMENTS * segment.steps
+
+
+def _has_samples(intact: IntactClaim, segment: Segment, bench: Bench) -> bool:
+    assert intact.order is not None
+    return bench.held is None or bench.held.has(list(intact.order.batches(0, segment.last)))
 
 
 def set_by_the_loop(intact: IntactClaim, segment: Segment, bench: Bench) -> bool:

@@ -20,7 +20,7 @@ from polchain.core.entries import Start
 from polchain.core.genesis import Configuration
 from polchain.errors import DatasetError, PolchainError, WorkerError
 from polchain.training.fingerprint import Setting, differences
-from polchain.verifier.behaviour import Behaviour, behaviour_steps, not_tested, observe
+from polchain.verifier.behaviour import Behaviour, behaviour_steps, not_tested, observe, other_batches
 from polchain.verifier.bench import Bench
 from polchain.verifier.challenge import Challenge, Pick, draw_challenge
 from polchain.verifier.executor import Done, Executor
@@ -28,6 +28,7 @@ from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
 from polchain.verifier.replay import UNREPLAYED, Outcome, Reproduction, replay_initial, replay_pick
 from polchain.verifier.results import Belonging, Results
+from polchain.verifier.sealed import Answered, unasked
 from polchain.verifier.survey import survey
 from polchain.verifier.tau import Tolerance
 from polchain.verifier.times import Times
@@ -56,6 +57,7 @@ class Request:
         resume: where to keep what was replayed, and to go on from; None for nowhere.
         setting: replay with this in place of the prover's setting; None for the prover's.
         disputed: steps of the states that somebody disputes: the segments around them are replayed.
+        answer: a challenge and its answer, which disclose what a sealed claim does not; None where it is not sealed.
     """
 
     claim: Path
@@ -69,6 +71,7 @@ class Request:
     resume: Path | None = None
     setting: Setting | None = None
     disputed: tuple[int, ...] = ()
+    answer: Answered | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +114,15 @@ class Sitting:
             UsageError: the results file is of another verification.
         """
         intact, policy, request = self.intact, self.request.policy, self.request
-        seen = survey(intact)
-        calibrated = Calibrated(intact, policy, seen, self.start, vouched=self.vouched)
+        seen, answer = survey(intact), request.answer
+        # A unit takes a second segment, which no challenge asks for.
+        tolerant = policy if answer is None else replace(policy, calibrations=())
+        calibrated = Calibrated(intact, tolerant, seen, self.start, vouched=self.vouched)
         seed = request.seed or (self.results.seed if self.results is not None else None) or secrets.token_bytes(32)
 
         def draw(costs: Sequence[int] = ()) -> Challenge:
+            if answer is not None:
+                return answer.challenge
             return draw_challenge(
                 intact,
                 seed,
@@ -173,13 +180,17 @@ class Sitting:
             survey=seen,
             behaviour=behaviour,
             road=calibrated.road,
+            unanswered=[*answer.missing, *unasked(challenge, seen, intact)] if answer is not None else (),
         )
 
-    def _read_data(self, challenge: Challenge) -> tuple[tuple[bytes, ...], list[str]]:
-        """The leaf hashes of the data read here, which are those committed; or what is missing."""
+    def _read_data(self, challenge: Challenge) -> tuple[Sequence[bytes], list[str]]:
+        """The leaf hashes of the data read here, or disclosed, which are those committed; or what is missing."""
         self._tell("reading the data", 0, challenge)
-        dataset = self.intact.genesis.dataset
+        dataset, answer = self.intact.genesis.dataset, self.request.answer
+        leaves: Sequence[bytes]
         try:
+            if answer is not None and answer.leaves is not None:
+                return answer.leaves, _check_configuration(self.intact, self.bench.worker().configuration())
             configuration, leaves = self.bench.worker().commit_dataset(dataset.samples if dataset is not None else None)
         except PolchainError as error:
             # What a recipe reports ends in an error only where somebody vouched for it.
@@ -228,6 +239,9 @@ class Sitting:
             return not_tested("the first segment was not reproduced")
         if any(item.outcome is Outcome.REFUTED for item in found):
             return not_tested("the claim is refuted")
+        held = self.bench.held
+        if held is not None and not held.has(other_batches(self.intact, challenge.seed)):
+            return not_tested("the samples that it takes are not disclosed")
         self._tell("tests of behaviour", challenge.steps, challenge)
         return observe(self.intact, self.bench, challenge.seed, leaves, found[1].shown)
 
@@ -247,6 +261,10 @@ def _check_data(intact: IntactClaim, configuration: Configuration, leaves: tuple
             f"the data read here is not the data that the claim commits to: {found}",
             hint="ask the prover for the dataset, and point --data at it",
         )
+    return _check_configuration(intact, configuration)
+
+
+def _check_configuration(intact: IntactClaim, configuration: Configuration) -> list[str]:
     if configuration != intact.genesis.configuration:
         return ["the recipe asks for another configuration than the genesis states"]
     return []

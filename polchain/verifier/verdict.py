@@ -174,6 +174,7 @@ def judge(
     survey: Survey | None = None,
     behaviour: Sequence[Behaviour] = (),
     road: Road | None = None,
+    unanswered: Sequence[str] = (),
 ) -> Verdict:
     """The verdict that these reproductions carry.
 
@@ -189,13 +190,14 @@ def judge(
         survey: what the disclosed states say by themselves; without it there is no swap bound.
         behaviour: what came of the tests of behaviour.
         road: what was tolerated between the prover's machine and this one; None where nothing was.
+        unanswered: what a challenge to a sealed claim lacks, or its answer.
     """
     times = times or establish(intact, Policy())
     refuting = list(false_statements)
     refuting += [f"{item.name}: {item.reason}" for item in reproductions if item.outcome is Outcome.REFUTED]
     bound = _bound(intact, challenge, reproductions, policy)
     swap = _swap(intact, challenge, reproductions, bound, survey, policy, road)
-    missing = _missing(intact, challenge, reproductions, bound, times)
+    missing = [*unanswered, *_missing(intact, challenge, reproductions, bound, times)]
     if not swap.within(policy.max_swap_escape):
         missing.append(f"a swap is to escape with probability {policy.max_swap_escape:g} at most: {swap}")
     doubts = [f"a test of behaviour failed: {test.reason}" for test in behaviour if test.finding is Finding.FAILED]

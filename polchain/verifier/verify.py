@@ -9,6 +9,7 @@ run, or any where the policy says `unsafe_no_sandbox`. Segments are replayed sev
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from polchain.core.claim import Claim
-from polchain.errors import UnavailableError, UsageError
+from polchain.errors import ChallengeError, UnavailableError, UsageError
 from polchain.storage.keyfile import default_key_file
 from polchain.training.fingerprint import Setting, setting_of
 from polchain.training.program import Program
@@ -28,6 +29,7 @@ from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.results import Results
 from polchain.verifier.sandbox import Sandbox, find_sandbox
+from polchain.verifier.sealed import read_answer
 from polchain.verifier.sitting import Progress, Request, Sitting
 from polchain.verifier.timing import establish
 from polchain.verifier.verdict import Verdict, judge_unreplayed
@@ -49,6 +51,8 @@ def verify(
     heads: Mapping[str, bytes] | None = None,
     jobs: int | None = None,
     resume: Path | str | None = None,
+    opening: Path | str | None = None,
+    challenge: Path | str | None = None,
     progress: Progress | None = None,
     setting: Setting | None = None,
 ) -> Verdict:
@@ -66,6 +70,8 @@ def verify(
         heads: signed heads of this log that the verifier got elsewhere, as notes, by a name for messages.
         jobs: how many segments to replay at a time; what this machine bears where None.
         resume: a file of the verifier's own that keeps what was replayed: the same call goes on where it was.
+        opening: the prover's answer to a challenge.
+        challenge: that challenge, as the verifier drew it.
         progress: called with what is being done, how many steps are replayed, and how many there are.
         setting: replay with this in place of the prover's setting, which may not be had here.
 
@@ -80,8 +86,15 @@ def verify(
         raise UsageError(f"{jobs} segments at a time make no sense")
     intact = check_integrity(Claim.read(claim), policy, heads)
     own = OwnRecipe.script(Path(recipe), recipe_arguments) if recipe is not None else None
+    answer = None
+    if opening is not None:
+        if seed is not None or full:
+            raise UsageError("what an opening answers is drawn already: seed= and full= belong to the challenge")
+        answer = read_answer(intact, Path(opening), Path(challenge) if challenge is not None else None, policy)
+    elif challenge is not None:
+        raise UsageError("a challenge goes with the opening that answers it")
     kept = Path(resume) if resume is not None else None
-    request = Request(Path(claim), policy, Path(data), own, seed, full, timeout, jobs, kept, setting)
+    request = Request(Path(claim), policy, Path(data), own, seed, full, timeout, jobs, kept, setting, answer=answer)
     return verify_intact(intact, request, progress)
 
 
@@ -93,6 +106,13 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
         UsageError: a results file that is of another verification, or not this user's own.
         PolicyError: what the policy's calibration tolerates adds up to too much for this claim.
     """
+    if request.answer is not None and request.answer.held is not None:
+        with tempfile.TemporaryDirectory(prefix="polchain-no-data-") as empty:
+            return _resume(intact, replace(request, data=Path(empty)), progress)
+    return _resume(intact, request, progress)
+
+
+def _resume(intact: IntactClaim, request: Request, progress: Progress | None) -> Verdict:
     if request.resume is None:
         return _verify(intact, request, None, progress)
     with Results(request.resume, request.claim) as results:
@@ -101,6 +121,10 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
 
 def _verify(intact: IntactClaim, request: Request, results: Results | None, progress: Progress | None) -> Verdict:
     policy = request.policy
+    if request.answer is not None:
+        if request.answer.intact.head != intact.head:
+            raise ChallengeError("the answer is about another head than the claim's")
+        intact = request.answer.intact
     times = establish(intact, policy)
     genesis, start = intact.genesis, intact.start
     if genesis.recipe is None or genesis.dataset is None or genesis.configuration is None:
@@ -112,11 +136,13 @@ def _verify(intact: IntactClaim, request: Request, results: Results | None, prog
     program = Program(genesis.recipe, intact.recipe)
     setting = request.setting or setting_of(start.fingerprint)
     sandbox, where = _sandbox(request)
+    held = request.answer.held if request.answer is not None else None
     capacity = Capacity.here(intact, setting, policy.sandbox if sandbox is not None else Allowance(), request.jobs)
 
     def make(lane: int, lanes: int) -> Bench:
         part = sandbox.share(lanes) if sandbox is not None and lane else sandbox
-        return Bench(program, setting, request.data, timeout=request.timeout, sandbox=part, gpu=capacity.gpu(lane))
+        gpu = capacity.gpu(lane)
+        return Bench(program, setting, request.data, timeout=request.timeout, sandbox=part, gpu=gpu, held=held)
 
     with make(0, 1) as bench:
         vouched = is_vouched(intact, policy, request.recipe, bench)
@@ -139,6 +165,7 @@ def _sandbox(request: Request) -> tuple[Sandbox | None, str]:
     hidden = [request.claim, default_key_file()]
     hidden += [platformdirs.user_config_path("polchain"), platformdirs.user_state_path("polchain")]
     hidden += [request.resume] if request.resume is not None else []
+    hidden += request.answer.files if request.answer is not None else ()
     try:
         sandbox = find_sandbox(request.data, hidden, request.policy.sandbox)
     except UnavailableError as error:

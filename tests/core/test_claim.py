@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from polchain.core import claim as module
-from polchain.core.claim import Claim, checkpoint_name, hash_file, manifest_name, write_listing
+from polchain.core import place as places
+from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import blake3, sha256
 from polchain.core.encoding import encode
 from polchain.core.manifest import Manifest, ScalarRow
+from polchain.core.place import Place, hash_file
 from polchain.errors import FormatError, ManifestError, MissingFileError, PolchainError
 
 MANIFEST = Manifest((ScalarRow("extra/x", 3),))
@@ -72,7 +74,7 @@ def test_a_claim_is_what_its_listing_says(folder: Path) -> None:
     assert claim.head() == b"a head\n"
     assert claim.recipe() == {"train.py": b"print()\n", "inner/model.py": b""}
     assert claim.manifest(STATE) == MANIFEST
-    assert claim.checkpoint(STATE) == folder / checkpoint_name(STATE)
+    assert claim.checkpoint(STATE) == Place(folder / checkpoint_name(STATE))
     assert claim.manifest(sha256(b"")) is None
     assert claim.checkpoint(sha256(b"")) is None
 
@@ -246,7 +248,7 @@ def test_a_name_that_no_claim_has_is_refused_before_anything_is_hashed(
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).touch()
     listing(tmp_path, ref(path))
-    monkeypatch.setattr(module, "hash_file", forbidden)
+    monkeypatch.setattr(places, "hash_file", forbidden)
     assert "is no file of a claim" in refused(tmp_path)
 
 
@@ -266,7 +268,7 @@ def test_a_file_over_its_kinds_limit_is_refused_before_anything_is_hashed(
     (tmp_path / path).touch()
     os.truncate(tmp_path / path, limit + 1)
     listing(tmp_path, ref(path) | {"size": limit + 1})
-    monkeypatch.setattr(module, "hash_file", forbidden)
+    monkeypatch.setattr(places, "hash_file", forbidden)
     assert "over the limit of" in refused(tmp_path)
 
 
@@ -279,7 +281,7 @@ def test_tensors_are_hashed_only_when_they_are_asked_for(folder: Path) -> None:
     os.truncate(huge, 2**40)
     files = json.loads((folder / "claim.json").read_text())["files"]
     listing(folder, *(item | {"size": huge.stat().st_size} if "check" in item["path"] else item for item in files))
-    assert Claim.read(folder).checkpoint(STATE) == huge
+    assert Claim.read(folder).checkpoint(STATE) == Place(huge)
     os.truncate(huge, 2**40 + 1)
     with pytest.raises(FormatError, match="is not the file that"):
         Claim.read(folder)

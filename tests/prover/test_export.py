@@ -47,10 +47,10 @@ def test_a_claim_reads_back_as_its_run(run: Path, key: PrivateKey, tmp_path: Pat
     for step in (0, 2, 4):
         state = make_state(step).manifest.state()
         assert claim.manifest(state) == make_state(step).manifest
-        path = claim.checkpoint(state)
-        assert path is not None
-        assert path.read_bytes() == (run / checkpoint_name(state)).read_bytes()
-        assert path.stat().st_nlink == 1, "a changed claim must not change the run"
+        place = claim.checkpoint(state)
+        assert place is not None
+        assert place.path.read_bytes() == (run / checkpoint_name(state)).read_bytes()
+        assert place.path.stat().st_nlink == 1, "a changed claim must not change the run"
 
 
 def test_two_exports_are_the_same_bytes(run: Path, tmp_path: Path) -> None:
@@ -171,3 +171,27 @@ def test_more_receipts_than_a_claim_may_have_are_said(
     monkeypatch.setattr("polchain.prover.export.MAX_RECEIPTS", 2)
     with pytest.raises(FormatError, match="3 receipts are more than the 2"):
         export(run, tmp_path / "claim")
+
+
+def test_a_zip_holds_what_the_folder_holds(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "claim")
+    done = export(run, tmp_path / "claim.zip")
+    assert done.bytes == (tmp_path / "claim.zip").stat().st_size
+    assert Claim.read(tmp_path / "claim.zip").files == Claim.read(tmp_path / "claim").files
+    export(run, tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "claim.zip").read_bytes()
+    with pytest.raises(UsageError, match="already"):
+        export(run, tmp_path / "claim.zip")
+    left = {"key", "key.pub", "run", "claim", "claim.zip", "again.zip"}
+    assert set(os.listdir(tmp_path)) == left, "nothing half written may stay"
+
+
+def test_a_sealed_claim_has_every_manifest_and_no_tensors(run: Path, tmp_path: Path) -> None:
+    done = export(run, tmp_path / "claim", sealed=True)
+    assert (done.states, done.missing, done.sealed) == (0, (), True)
+    claim = Claim.read(tmp_path / "claim")
+    for step in (0, 2, 4):
+        state = make_state(step).manifest.state()
+        assert claim.manifest(state) == make_state(step).manifest
+        assert claim.checkpoint(state) is None
+    assert not (tmp_path / "claim" / "checkpoints").exists()

@@ -18,8 +18,8 @@ from safetensors.torch import save as save_safetensors
 from safetensors.torch import save_file
 from torch import nn
 
-from polchain.core.claim import hash_file
 from polchain.core.manifest import AliasRow, FileRow, Manifest, ScalarRow, Snapshot, TensorRow
+from polchain.core.place import hash_file
 from polchain.errors import FormatError, MissingFileError, UsageError
 from polchain.training.foreign import MAX_VALUES, read_foreign
 from polchain.training.snapshot import take
