@@ -45,7 +45,7 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """write the claim: all that a verifier needs, in one folder or zip."""
+    """write the claim: all that a verifier needs, as folder or zip."""
     from polchain.prover.export import export as write_claim
     from polchain.prover.status import failed_check
     from polchain.storage.ledger import find_run
