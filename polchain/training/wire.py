@@ -97,12 +97,15 @@ def send(stream: socket.socket, message: Message) -> None:
     Raises:
         WorkerError: the other side is gone.
     """
-    sizes: list[JSON] = [len(memoryview(blob).cast("B")) for blob in message.blobs]
+    views = [memoryview(blob).cast("B") for blob in message.blobs]
+    sizes: list[JSON] = [len(view) for view in views]
     header = encode({"type": message.type, "sizes": sizes, "body": dict(message.body)})
     try:
         stream.sendall(struct.pack("<I", len(header)) + header)
-        for blob in message.blobs:
-            stream.sendall(memoryview(blob).cast("B"))
+        for view in views:
+            # Nothing is sent for nothing: the other side may have the whole message by then, and be done and gone.
+            if view:
+                stream.sendall(view)
     except OSError as error:
         raise WorkerError(f"the replaying process went away while it was sent a {message.type} message") from error
 

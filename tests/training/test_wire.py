@@ -239,3 +239,21 @@ def test_a_state_whose_rows_and_bytes_do_not_fit_is_refused() -> None:
     ):
         with pytest.raises(WorkerError, match="a state that is none"):
             snapshot_of(Message("closing", {}, blobs))
+
+
+def test_who_has_read_all_of_a_message_may_be_gone_before_its_empty_parts_are_sent() -> None:
+    class Leaving:
+        """A stream whose other side goes away once it has the header."""
+
+        sent = b""
+
+        def sendall(self, data: bytes) -> None:
+            if self.sent:
+                raise BrokenPipeError
+            self.sent += bytes(data)
+
+    stream = Leaving()
+    send(stream, Message("job", {}, [b"", bytearray()]))  # type: ignore[arg-type]
+    assert stream.sent
+    with pytest.raises(WorkerError, match="went away"):
+        send(stream, Message("job", {}, [b"", b"x"]))  # type: ignore[arg-type]
