@@ -94,6 +94,7 @@ def _record(folder: Path, script: Path, arguments: Sequence[str], threads: int, 
         "POLCHAIN_KEY_FILE": str(folder / "key"),
         "POLCHAIN_DATA": str(DATA),
         "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "GOMP_SPINCOUNT": "2000",
     }
     done = subprocess.run(
