@@ -153,15 +153,6 @@ def check_opening(opening: Opening, ref: DatasetRef) -> None:
     merkle.check_inclusion(tag("sample") + opening.encoding, opening.index, opening.proof, ref.samples, ref.root.value)
 
 
-def check_samples(indices: Sequence[int], encodings: Sequence[bytes], leaves: Sequence[merkle.Hash]) -> None:
-    """Check the samples that a replay used against the leaves of the committed dataset.
-
-    Raises:
-        DatasetError: a sample is another one; the first such index is named.
-    """
-    check_leaves(indices, [sample_leaf(encoding) for encoding in encodings], leaves)
-
-
 def check_leaves(indices: Sequence[int], used: Sequence[bytes], leaves: Sequence[merkle.Hash]) -> None:
     """Check the leaf hashes of the samples that a replay says it used against those of the committed dataset.
 

@@ -20,8 +20,8 @@ from polchain.errors import DatasetError, EvidenceError, FormatError, InclusionE
 from polchain.training.dataset import (
     Commitment,
     Opening,
+    check_leaves,
     check_opening,
-    check_samples,
     data_dir,
     decode_sample,
     encode_sample,
@@ -249,12 +249,12 @@ def test_any_flipped_byte_of_an_opening_raises() -> None:
 
 def test_samples_of_a_replay_are_checked_one_by_one() -> None:
     leaves = Commitment.of(DATA).leaves
-    encodings = [encode_sample(DATA[i]) for i in (3, 0, 7)]
-    check_samples([3, 0, 7], encodings, leaves)
+    used = [sample_leaf(encode_sample(DATA[i])) for i in (3, 0, 7)]
+    check_leaves([3, 0, 7], used, leaves)
     with pytest.raises(DatasetError, match="index 0"):
-        check_samples([3, 0, 7], [encodings[0], encodings[2], encodings[2]], leaves)
+        check_leaves([3, 0, 7], [used[0], used[2], used[2]], leaves)
     with pytest.raises(DatasetError, match="2 samples where the order has 3"):
-        check_samples([3, 0, 7], encodings[:2], leaves)
+        check_leaves([3, 0, 7], used[:2], leaves)
 
 
 class Changing:
