@@ -24,7 +24,8 @@ from polchain.training.worker import Worker
 from polchain.verifier import bench as verifier
 from tests.claims import DATA
 
-MOST_IDLE = 2
+MOST_IDLE = 2  # of one setting
+MOST = 12  # of all: a time limit of its own makes a child of nobody else's setting, and each has 200 MB
 
 
 @dataclass
@@ -50,6 +51,7 @@ class KeptWorker(Worker):
             idle.append(_Child(self._process, self._control, self._words))
             _folders.append(self._folder)  # it is the child's home
             self._process = self._control = None
+            _make_room(self._key())
             return
         super().close()
 
@@ -82,6 +84,21 @@ def keep() -> None:
     verifier.Worker = KeptWorker  # type: ignore[misc]
 
 
+def _make_room(but: Hashable) -> None:
+    """End those that wait for a setting that was not asked for lately, where there are too many."""
+    _idle[but] = _idle.pop(but)  # the newest is the last
+    for key in list(_idle):
+        while sum(map(len, _idle.values())) > MOST and key != but and _idle[key]:
+            _end_child(_idle[key].popleft())
+
+
+def _end_child(child: _Child) -> None:
+    """A child ends when its control socket closes."""
+    child.control.close()
+    child.process.wait()
+    child.words.close()
+
+
 def seconds() -> float:
     """CPU seconds that this process, its children and the kept ones have used so far; what they forked is counted once
     it has ended, and is waited for a moment."""
@@ -102,9 +119,7 @@ def _ticks(pid: int) -> int:
 
 @atexit.register
 def _end() -> None:
-    """A child ends when its control socket closes."""
     for child in (child for idle in _idle.values() for child in idle):
-        child.control.close()
-        child.process.wait()
+        _end_child(child)
     for folder in _folders:
         shutil.rmtree(folder, ignore_errors=True)
