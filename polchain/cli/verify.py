@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from polchain.cli.certify import check_new, write_report
 from polchain.cli.options import Data, Json
 from polchain.cli.trust import read_heads
 from polchain.cli.verdicts import show_intact
 from polchain.cli.verifying import Options, read_intact, settle
-from polchain.cli.certify import check_new, write_report
 from polchain.errors import UsageError
 
 __all__ = ["register", "verify"]

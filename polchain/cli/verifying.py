@@ -3,18 +3,17 @@ certify. `verify` and `report` share it."""
 
 from __future__ import annotations
 
-import os
 import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polchain.cli import output
 from polchain.cli.options import check_seconds
 from polchain.cli.trust import Trust, read_heads
-from polchain.errors import MissingFileError, PolchainError, UsageError
+from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from polchain.core.encoding import JSON
@@ -52,7 +51,7 @@ class Options:
     challenge: Path | None
 
     @classmethod
-    def of(cls, given: Mapping[str, object]) -> Options:
+    def of(cls, given: Mapping[str, Any]) -> Options:
         """From the parameters of `verify`, by name.
 
         Raises:
@@ -65,7 +64,9 @@ class Options:
             raise UsageError("which claim?", hint="polchain verify CLAIM")
         for path in named:
             check_kind(path)
-        lists = {name: values[name] or [] for name in ("key", "trust_recipe", "rpc", "block_hash", "tsa", "calibration")}
+        lists = {
+            name: values[name] or [] for name in ("key", "trust_recipe", "rpc", "block_hash", "tsa", "calibration")
+        }
         trust = Trust(
             policy=values["policy"], keys=lists["key"], recipes=lists["trust_recipe"], fraction=values["fraction"],
             confidence=values["confidence"], unsafe=values["unsafe_no_sandbox"], memory=values["memory"],

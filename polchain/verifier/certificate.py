@@ -111,8 +111,8 @@ def _facts(kind: str, result: JSON, claims: list[JSON], policy: Policy, asked: A
 
 def _policy(policy: Policy) -> JSON:
     return {
-        "keys": sorted(str(key) for key in policy.keys),
-        "recipes": sorted(str(digest) for digest in policy.recipes),
+        "keys": [*sorted(str(key) for key in policy.keys)],
+        "recipes": [*sorted(str(digest) for digest in policy.recipes)],
         "fraction": repr(policy.fraction),
         "confidence": repr(policy.confidence),
         "top_updates": policy.top_updates,
@@ -122,8 +122,8 @@ def _policy(policy: Policy) -> JSON:
         "bases": len(policy.dispute.bases),
         "accept_consistent": policy.accept_consistent,
         "calibrations": [str(one.digest) for one in policy.calibrations],
-        "networks": sorted(one.network.name for one in policy.sources.networks),
-        "authorities": sorted(one.name for one in policy.sources.tsas),
+        "networks": [*sorted(one.network.name for one in policy.sources.networks)],
+        "authorities": [*sorted(one.name for one in policy.sources.tsas)],
     }
 
 
@@ -164,7 +164,7 @@ def _claim(name: str, intact: IntactClaim, times: Times | None) -> JSON:
     if genesis.configuration is not None:
         value["configuration"] = genesis.configuration.to_json()
     if genesis.ethereum is not None:
-        value["address"] = genesis.ethereum.address
+        value["address"] = f"0x{genesis.ethereum.address.hex()}"
     for key, digest in (("task", genesis.task), ("parent", genesis.parent)):
         if digest is not None:
             value[key] = str(digest)
@@ -195,7 +195,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _checkpoints(entries: Sequence[CheckpointEntry]) -> JSON:
-    """What the log says of its checkpoints: step, size of the update, mean loss; empty strings where it says nothing."""
+    """What the log says of its checkpoints: step, size of the update, mean loss; empty where it says nothing."""
     every = -(-len(entries) // POINTS) or 1
     kept = [entry for number, entry in enumerate(entries) if number % every == 0 or number == len(entries) - 1]
     return {
@@ -248,16 +248,17 @@ def differences(shown: Any, found: Any, where: str = "") -> list[str]:
             lines += _pair(shown.get(key), found.get(key), f"{where}.{key}" if where else key)
         return lines
     if isinstance(shown, list) and isinstance(found, list) and len(shown) == len(found):
-        return [
-            line for n, pair in enumerate(zip(shown, found, strict=True)) for line in _pair(*pair, f"{where}[{n}]")
-        ]
+        return [line for n, pair in enumerate(zip(shown, found, strict=True)) for line in _pair(*pair, f"{where}[{n}]")]
     return _pair(shown, found, where) if shown != found else []
 
 
 def _pair(shown: Any, found: Any, where: str) -> list[str]:
     if type(shown) is type(found) and shown == found:
         return []
-    if type(shown) is type(found) and isinstance(shown, dict | list) and (isinstance(shown, dict) or len(shown) == len(found)):
+    deeper = isinstance(shown, dict) or (
+        isinstance(shown, list) and isinstance(found, list) and len(shown) == len(found)
+    )
+    if type(shown) is type(found) and deeper:
         return differences(shown, found, where)
     return [f"{where}: the certificate says {_short(shown)}, found: {_short(found)}"]
 

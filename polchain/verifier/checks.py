@@ -66,7 +66,9 @@ def _integrity(claim: Facts) -> Iterator[Check]:
     if stored:
         yield Check("tensors match their manifests", PASS, f"{stored:,} of {states:,} states")
     if stored < states or listed < states:
-        yield Check("states that are not disclosed", UNCHECKED, f"{states - min(stored, listed):,} of {states:,} states")
+        yield Check(
+            "states that are not disclosed", UNCHECKED, f"{states - min(stored, listed):,} of {states:,} states"
+        )
     yield Check("all heads that were shown extend one log", PASS)
 
 

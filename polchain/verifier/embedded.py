@@ -32,7 +32,9 @@ def embed(facts: dict[str, JSON]) -> str:
         FormatError: they are no canonical JSON.
     """
     text = encode(facts).decode("utf-8")
-    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1] if found[0] > "\x7f" else f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE.sub(
+        lambda found: json.dumps(found[0])[1:-1] if found[0] > "\x7f" else f"\\u{ord(found[0]):04x}", text
+    )
 
 
 def extract(page: str) -> dict[str, Any]:

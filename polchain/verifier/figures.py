@@ -202,7 +202,9 @@ def _clock_ticks(low: int, high: int) -> tuple[list[float], list[str]]:
     count = 3 if high - low >= 2 else 1
     ticks = [low + (high - low) * n / (count - 1) for n in range(count)] if count > 1 else [float(low)]
     span = high - low
-    form = "%Y-%m-%d" if span > 30 * 86_400 else "%m-%d %H:%M" if span > 86_400 else "%H:%M:%S" if span < 600 else "%H:%M"
+    form = (
+        "%Y-%m-%d" if span > 30 * 86_400 else "%m-%d %H:%M" if span > 86_400 else "%H:%M:%S" if span < 600 else "%H:%M"
+    )
     first = form if form.startswith("%Y") or span > 86_400 else "%Y-%m-%d " + form
     texts = []
     for number, tick in enumerate(ticks):

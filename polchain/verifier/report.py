@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 import polchain
 from polchain.core.encoding import JSON
 from polchain.errors import FormatError
-from polchain.verifier.embedded import PAGE_LIMIT, embed, extract
+from polchain.verifier.embedded import PAGE_LIMIT, embed
 from polchain.verifier.verdict import MEANING
 from polchain.verifier.views import view_of
 
@@ -46,7 +46,9 @@ def page_of(facts: Mapping[str, JSON]) -> str:
     folder = files("polchain.verifier") / "templates"
     style = (folder / "certificate.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=True
+    )
     environment.filters["lines"] = _lines
     page = environment.from_string((folder / "certificate.html").read_text("utf-8")).render(
         view=view_of(facts),

@@ -268,7 +268,7 @@ def _check_object(value: Any, shape: dict[Any, Any], where: str) -> None:
         return
     unknown = sorted(value.keys() - shape.keys())
     if unknown:
-        raise FormatError(f"{where}: unknown field {ascii(unknown[0][:60])}")
+        raise FormatError(f"{where}: unknown field {unknown[0][:60]!a}")
     for name, inner in shape.items():
         if name in value:
             _check(value[name], inner.shape if isinstance(inner, Maybe) else inner, f"{where}.{name}")

@@ -44,9 +44,7 @@ def view_of(facts: Facts) -> dict[str, Any]:
     failures = [one["failure"] for one in result["claims"]] if ruling else [""]
     claims = [
         _claim(claim, mine, failure, name, ruling)
-        for claim, mine, failure, name in zip(
-            facts["claims"], verdicts, failures, facts["made"]["claims"], strict=True
-        )
+        for claim, mine, failure, name in zip(facts["claims"], verdicts, failures, facts["made"]["claims"], strict=True)
     ]
     intact = [claim for claim in facts["claims"] if claim["intact"]]
     return {
@@ -131,7 +129,10 @@ def _what(claim: Facts) -> Iterator[tuple[str, str]]:
         yield "data", f"{claim['dataset']['samples']:,} samples"
     if config is not None:
         every = ", ".join("-".join(f"{n:,}" for n in pair[1:]) for pair in config["interval"][:8])
-        yield "configuration", f"batches of {config['batch_size']:,}, {config['precision']}, a state every {every} steps"
+        yield (
+            "configuration",
+            f"batches of {config['batch_size']:,}, {config['precision']}, a state every {every} steps",
+        )
     if claim["fingerprint"]:
         said = ", ".join(f"{key} {value}" for key, value in claim["fingerprint"].items())
         yield "machine, as the claim says", said
@@ -180,7 +181,8 @@ def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
     losses, updates = ([_number(text) for text in shown[key]] for key in ("losses", "updates"))
     sentence, reasons = _sentence(verdict["reasons"])
     plots = []
-    for title, key, values, log in (("mean loss", "loss", losses, False), ("size of the update", "update", updates, True)):
+    kinds = (("mean loss", "loss", losses, False), ("size of the update", "update", updates, True))
+    for title, key, values, log in kinds:
         if any(math.isfinite(value) for value in values):
             plots.append((title, Markup(figures.curve(shown["steps"], values, points, f"{name}-{key}", log=log))))
     replays = list(_replays(verdict["replays"]))
@@ -267,7 +269,8 @@ def _error(text: str) -> str:
 def _sides(model: Facts) -> list[dict[str, str]]:
     rows = []
     for side in model["claims"]:
-        covered = f"yes, at step {side['step']:,}" if side["covers"] and "step" in side else "yes" if side["covers"] else "no"
+        covered = "yes" if side["covers"] else "no"
+        covered += f", at step {side['step']:,}" if side["covers"] and "step" in side else ""
         if side.get("distance", "0.0") not in ("0.0", ""):
             covered += f", within {_number(side['distance']):.2g}"
         high, low = side["evidence"].get("high"), side.get("not_before")
@@ -289,6 +292,7 @@ def _programs(claims: Sequence[Facts], ruling: bool) -> list[dict[str, Any]]:
     for claim in claims:
         recipe = claim["recipe"]
         if recipe:
-            one = found.setdefault(recipe["program"], {"program": recipe["program"], "files": recipe["files"], "of": []})
+            new = {"program": recipe["program"], "files": recipe["files"], "of": []}
+            one = found.setdefault(recipe["program"], new)
             one["of"].append(claim["name"] if ruling else "")
     return list(found.values())
