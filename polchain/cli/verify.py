@@ -164,9 +164,11 @@ def verify(
     if integrity_only:
         return _integrity(options, report, as_json=as_json)
     settled = settle(options, certified=report is not None)
-    if report is not None:
-        write_report(settled.facts(), report)
-    settled.show(as_json=as_json)
+    try:
+        if report is not None:
+            write_report(settled.facts(), report)
+    finally:
+        settled.show(as_json=as_json)  # a full disk does not cost the verdict
     return settled.exit_code
 
 

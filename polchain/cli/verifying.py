@@ -76,8 +76,8 @@ class Options:
         same = {
             name: values[name]
             for name in (
-                "recipe", "module", "recipe_args", "data", "full", "seed", "timeout", "jobs", "resume", "threads", "model",
-                "task", "opening", "challenge",
+                "recipe", "module", "recipe_args", "data", "full", "seed", "timeout", "jobs", "resume",
+                "threads", "model", "task", "opening", "challenge",
             )
         }  # fmt: skip
         return cls(targets=tuple(named), trust=trust, head=tuple(values["head"] or ()), **same)

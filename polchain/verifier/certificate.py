@@ -14,6 +14,7 @@ Floats are decimal strings, as in verdicts. `compared` leaves out what no second
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ FORMAT: Final = "polchain-certificate/v1"
 # What a chart can show; of longer logs every n-th checkpoint is kept.
 POINTS: Final = 1000
 SHOWN: Final = 100
+# What `training.fingerprint.differences` says.
+_OF_MACHINES: Final = re.compile(r"(?:[A-Z]: )?[a-z_]{1,40}: recorded with .{0,120}, here .{0,120}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def certify_ruling(ruling: Ruling, policy: Policy, asked: Asked) -> dict[str, JS
     result = ruling.to_json()
     claims: list[JSON] = []
     for facts, name, item in zip(ruling.claims, asked.claims, _objects(result["claims"]), strict=True):
-        item["claim"] = name
+        item["claim"] = name[:100]
         claims.append(_party(facts))
     return _facts("ruling", result, claims, policy, asked)
 
@@ -85,8 +88,8 @@ def _facts(kind: str, result: JSON, claims: list[JSON], policy: Policy, asked: A
     made: dict[str, JSON] = {
         "at": int(time.time()),
         "versions": dict(asked.versions),
-        "claims": list(asked.claims),
-        "model": asked.model,
+        "claims": [name[:100] for name in asked.claims],
+        "model": asked.model[:100],
     }
     facts: dict[str, JSON] = {
         "format": FORMAT,
@@ -150,7 +153,7 @@ def _claim(name: str, intact: IntactClaim, times: Times | None) -> JSON:
         "steps": intact.steps,
         "final": intact.final is not None,
         "seed": start.source if start is not None else "",
-        "fingerprint": {str(k): str(v) for k, v in start.fingerprint.items()} if start is not None else {},
+        "fingerprint": {k: str(v) for k, v in start.fingerprint.items()} if start is not None else {},
         "key_changes": len(intact.key_changes),
         "states": len(intact.checkpoints),
         "manifests": sum(listed),
@@ -222,8 +225,8 @@ def _objects(value: JSON) -> list[dict[str, JSON]]:
 def compared(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that a second verification with the same draw has to find again.
 
-    Left out: when and with what it was made, names of files, seconds, what an earlier sitting had replayed, and what
-    the recipe was run in.
+    Left out: when and with what it was made, names of files, seconds, what an earlier sitting had replayed, what the
+    recipe was run in, and how that machine differs from the prover's.
     """
     value: dict[str, Any] = copy.deepcopy(dict(facts))
     del value["made"]
@@ -233,7 +236,9 @@ def compared(facts: Mapping[str, Any]) -> dict[str, Any]:
         verdicts = [verdict for claim in result["claims"] for verdict in claim["verdicts"]]
         for claim in result["claims"]:
             del claim["claim"]
+        result["not_checked"] = [text for text in result["not_checked"] if not _OF_MACHINES.fullmatch(text)]
     for verdict in verdicts:
+        verdict["remarks"] = [text for text in verdict["remarks"] if not _OF_MACHINES.fullmatch(text)]
         del verdict["sandbox"]
         for replay in verdict["replays"]:
             del replay["seconds"], replay["earlier"]

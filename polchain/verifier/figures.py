@@ -33,6 +33,7 @@ OUTCOMES: Final = {"EXACT": GOOD, "WITHIN": NEAR, "REFUTED": BAD, "INCONCLUSIVE"
 MARKS: Final = {"EXACT": "o", "WITHIN": "s", "REFUTED": "X", "INCONCLUSIVE": "D"}
 WIDTH: Final = 5.4  # inches, of 72 units
 LEAST: Final = 1e-10
+MOST: Final = 400  # of one kind in a plot
 _STYLE: Final = re.compile(r"([a-z-]+)\s*:\s*([^;]+)")
 _SIZE: Final = re.compile(r"([0-9.]+)px")
 
@@ -104,9 +105,9 @@ def curve(
             axes.set_yscale("log")
         _plain(axes)
         for outcome, colour in OUTCOMES.items():
-            mine = [point for point in points if point.outcome == outcome]
+            mine = _stretches([point for point in points if point.outcome == outcome])
             axes.hlines(
-                [-0.02] * len(mine), [p.first for p in mine], [p.last for p in mine],
+                [-0.02] * len(mine), [first for first, _ in mine], [last for _, last in mine],
                 color=colour, linewidth=4, transform=axes.get_xaxis_transform(), clip_on=False,
             )  # fmt: skip
         axes.set_xlim(0, max([*steps, *(p.last for p in points), 1]))
@@ -117,12 +118,12 @@ def errors(points: Sequence[Point], name: str) -> str:
     """rho of each replayed segment against its step, and what was tolerated; exact ones lie on the lowest line."""
     with _figure(2.3) as (figure, axes):
         for outcome, colour in OUTCOMES.items():
-            mine = [point for point in points if point.outcome == outcome and not math.isnan(point.rho)]
+            mine = _some([point for point in points if point.outcome == outcome and not math.isnan(point.rho)])
             axes.plot(
                 [(p.first + p.last) / 2 for p in mine], [_height(p.rho) for p in mine], linestyle="none",
                 marker=MARKS[outcome], markersize=5, color=colour, clip_on=False,
             )  # fmt: skip
-        bounded = [point for point in points if _usable(point.tau) and point.tau > 0]
+        bounded = _some([point for point in points if _usable(point.tau) and point.tau > 0])
         axes.hlines(
             [_height(p.tau) for p in bounded], [p.first for p in bounded], [p.last for p in bounded],
             color=SOFT, linewidth=1.6,
@@ -133,6 +134,24 @@ def errors(points: Sequence[Point], name: str) -> str:
         axes.set_xlabel("step")
         axes.set_xlim(0, max([1, *(p.last for p in points)]))
         return _svg(figure, name)
+
+
+def _stretches(points: Sequence[Point]) -> list[tuple[int, int]]:
+    """The steps that segments cover, those that follow each other as one; as many as a plot can show."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted((point.first, point.last) for point in points):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(last, found[-1][1])
+        else:
+            found.append((first, last))
+    return found[:MOST]
+
+
+def _some(points: Sequence[Point]) -> list[Point]:
+    """As many of them as a plot can show, the largest error among them."""
+    if len(points) <= MOST:
+        return list(points)
+    return [*points[:: -(-len(points) // MOST)], max(points, key=lambda point: point.rho)]
 
 
 def _height(rho: float) -> float:

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import unicodedata
 from collections.abc import Mapping
 from importlib import metadata
 from importlib.resources import files
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, TemplateError
 from markupsafe import Markup, escape
 
 import polchain
-from polchain.core.encoding import JSON
+from polchain.core.encoding import JSON, encode
 from polchain.errors import FormatError
 from polchain.verifier.embedded import PAGE_LIMIT, embed
 from polchain.verifier.verdict import MEANING
 from polchain.verifier.views import view_of
 
-__all__ = ["page_of", "versions", "visible"]
+__all__ = ["page_again", "page_of", "versions", "visible"]
 
 # Letters that look like nothing, though Unicode calls them letters.
 BLANK: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0\u034f")
@@ -43,6 +44,8 @@ def page_of(facts: Mapping[str, JSON]) -> str:
     Raises:
         FormatError: the facts contradict each other, or the page is over the limit.
     """
+    # In the order in which they are embedded, so that what is read back gives the same page.
+    facts = json.loads(encode(dict(facts)))
     folder = files("polchain.verifier") / "templates"
     style = (folder / "certificate.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -60,6 +63,18 @@ def page_of(facts: Mapping[str, JSON]) -> str:
     if len(page.encode()) > PAGE_LIMIT:
         raise FormatError(f"the certificate would be over {PAGE_LIMIT} bytes")
     return page
+
+
+def page_again(facts: Mapping[str, JSON]) -> str:
+    """The page of facts that somebody else wrote, of the right shape and perhaps senseless.
+
+    Raises:
+        FormatError: no page can be made of them.
+    """
+    try:
+        return page_of(facts)
+    except (ArithmeticError, LookupError, TypeError, ValueError, OSError, TemplateError) as error:
+        raise FormatError(f"no page can be made of the certificate's facts: {type(error).__name__}") from error
 
 
 def visible(text: str, *, lines: bool = False) -> str:

@@ -3,7 +3,7 @@
     str, bool            that type              [shape]        a list of such
     NUMBER               a decimal string       {str: shape}   any names, such values
     (low, high)          a whole number         ("a", "b")     one of these words
-    Maybe(shape)         may be absent
+    Maybe(shape)         may be absent          a pattern      a string that it matches whole
 
 `certificate` writes what `embedded` reads by this.
 """
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 from polchain.errors import FormatError
@@ -30,6 +31,10 @@ NUMBER: Final = float  # a decimal string that may be nan or inf; empty where no
 SECONDS: Final = (0, 253_402_300_799)  # to the end of the year 9999
 COUNT: Final = (0, 2**53 - 1)
 NAMES: Final = [str]
+SEED: Final = re.compile(r"(?:[0-9a-f]{64})?")
+# What no second verification compares: short, and of one line.
+VERSION: Final = re.compile(r"[0-9A-Za-z.+!-]{1,40}")
+CIRCUMSTANCE: Final = re.compile(r"[^\n]{0,300}")
 MOMENT: Final = {"low": Maybe(SECONDS), "high": Maybe(SECONDS)}
 BOUND: Final = {
     "status": str,
@@ -84,7 +89,7 @@ VERDICT: Final = {
             "reason": str,
         }
     ],
-    "sandbox": str,
+    "sandbox": CIRCUMSTANCE,
     "remarks": NAMES,
     "last_state": Maybe(str),
     "recipe": Maybe(str),
@@ -197,8 +202,13 @@ CLAIM: Final = {
 FACTS: Final = {
     "format": (FORMAT,),
     "kind": ("verdict", "ruling"),
-    "made": {"at": SECONDS, "versions": {str: str}, "claims": NAMES, "model": str},
-    "asked": {"seed": str, "full": bool, "threads": (0, 512), "model": str, "task": str, "opening": bool},
+    "made": {
+        "at": SECONDS,
+        "versions": {"polchain": VERSION, "matplotlib": VERSION, "jinja2": VERSION},
+        "claims": [CIRCUMSTANCE],
+        "model": CIRCUMSTANCE,
+    },
+    "asked": {"seed": SEED, "full": bool, "threads": (0, 512), "model": str, "task": str, "opening": bool},
     "policy": {
         "keys": NAMES,
         "recipes": NAMES,
@@ -241,6 +251,9 @@ def check_facts(value: Any) -> None:
 def _check(value: Any, shape: Any, where: str) -> None:
     if shape is NUMBER:
         _check_number(value, where)
+    elif isinstance(shape, re.Pattern):
+        if type(value) is not str or not shape.fullmatch(value):
+            raise FormatError(f"{where}: not of the form that was expected")
     elif isinstance(shape, type):
         if type(value) is not shape:
             raise FormatError(f"{where}: {shape.__name__} was expected")

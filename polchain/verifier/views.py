@@ -42,10 +42,8 @@ def view_of(facts: Facts) -> dict[str, Any]:
     sentence, reasons = (result["sentence"], result["reasons"]) if ruling else _sentence(result["reasons"])
     verdicts = [one["verdicts"] for one in result["claims"]] if ruling else [[result]]
     failures = [one["failure"] for one in result["claims"]] if ruling else [""]
-    claims = [
-        _claim(claim, mine, failure, name, ruling)
-        for claim, mine, failure, name in zip(facts["claims"], verdicts, failures, facts["made"]["claims"], strict=True)
-    ]
+    parties = zip(facts["claims"], verdicts, failures, strict=True)
+    claims = [_claim(claim, mine, failure, ruling) for claim, mine, failure in parties]
     intact = [claim for claim in facts["claims"] if claim["intact"]]
     return {
         "ruling": ruling,
@@ -61,13 +59,23 @@ def view_of(facts: Facts) -> dict[str, Any]:
         "proofs": sorted({one["proof"] for one in result["claims"] if one["proof"]}) if ruling else [],
         "programs": _programs(intact, ruling),
         "unproved": list(result["not_checked"] if ruling else result["remarks"]),
-        "made": [("made", clock(facts["made"]["at"], 60, False)), *facts["made"]["versions"].items()],
+        "made": list(_made(facts)),
         "sandboxes": sorted({one["sandbox"] for many in verdicts for one in many if one["sandbox"]}),
         "seconds": f"{sum(_number(r['seconds']) for many in verdicts for one in many for r in one['replays']):.1f}",
         "commands": commands(facts),
         "demands": demands(facts),
         "digests": list(digests(facts)),
     }
+
+
+def _made(facts: Facts) -> Iterator[tuple[str, str]]:
+    made = facts["made"]
+    yield "made", clock(made["at"], 60, False)
+    for claim, file in zip(facts["claims"], made["claims"], strict=True):
+        yield f"file of claim {claim['name']}" if facts["kind"] == "ruling" else "file of the claim", file
+    if made["model"]:
+        yield "file of the weights", made["model"]
+    yield from made["versions"].items()
 
 
 def _tone(word: str, ruling: bool) -> str:
@@ -85,15 +93,14 @@ def _number(text: str) -> float:
     return float(text) if text else math.nan
 
 
-def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, file: str, ruling: bool) -> dict[str, Any]:
+def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool) -> dict[str, Any]:
     name = claim["name"] if ruling else ""
     if not claim["intact"]:
-        return {"name": name, "intact": False, "checks": checks_of(claim, None, failure), "file": file, "works": []}
+        return {"name": name, "intact": False, "checks": checks_of(claim, None, failure), "works": []}
     checks = checks_of(claim, verdicts[-1] if verdicts else None)
     return {
         "name": name,
         "intact": True,
-        "file": file,
         "who": list(_who(claim)),
         "what": list(_what(claim)),
         "spans": [
@@ -134,7 +141,7 @@ def _what(claim: Facts) -> Iterator[tuple[str, str]]:
             f"batches of {config['batch_size']:,}, {config['precision']}, a state every {every} steps",
         )
     if claim["fingerprint"]:
-        said = ", ".join(f"{key} {value}" for key, value in claim["fingerprint"].items())
+        said = ", ".join(f"{key} {value}" for key, value in claim["fingerprint"].items() if value)
         yield "machine, as the claim says", said
 
 
