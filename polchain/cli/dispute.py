@@ -42,8 +42,8 @@ class Settling:
     heads: Mapping[str, bytes]
 
 
-def rule(asked: Settling, policy: Policy, *, as_json: bool) -> int:
-    """Rule between claims and print it; returns the exit code."""
+def rule(asked: Settling, policy: Policy) -> Ruling:
+    """Rule between claims."""
     from polchain.verifier.dispute import Case, rule_between
 
     if asked.model is not None and asked.task is not None:
@@ -62,9 +62,7 @@ def rule(asked: Settling, policy: Policy, *, as_json: bool) -> int:
         heads=asked.heads,
     )
     with output.Progress("ruling", 1, "replays") as progress:
-        ruling = rule_between(case, lambda what, done, total: progress.update(done, total))
-    show_ruling(ruling, as_json=as_json)
-    return ruling.exit_code
+        return rule_between(case, lambda what, done, total: progress.update(done, total))
 
 
 def show_ruling(ruling: Ruling, *, as_json: bool) -> None:

@@ -149,6 +149,8 @@ class Party:
             self.proof,
             verdicts,
             tuple(dict.fromkeys(self.remarks)),
+            intact,
+            self.times,
         )
 
     def _verified(self, intact: IntactClaim, steps: tuple[int, ...], progress: Progress | None) -> Verdict | None:
