@@ -15,6 +15,7 @@ from polchain.cli.verdicts import show_intact, show_verdict
 from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
+    from polchain.core.salts import DataSecret
     from polchain.training.fingerprint import Setting
     from polchain.verifier.integrity import IntactClaim
     from polchain.verifier.vouching import OwnRecipe
@@ -156,6 +157,12 @@ def verify(
     challenge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="that challenge, as you drew it", show_default=False)
     ] = None,
+    data_secret: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="the secret that private data is salted with, from its owner", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """check a claim, or rule between several."""
@@ -169,6 +176,7 @@ def verify(
     _check_together(opening, challenge, seed is not None or full or budget is not None or integrity_only)
     heads = read_heads(head or [])
     drawn = parse_seed(seed)
+    owned = _secrets(data_secret or [])
     words = _words(recipe_args)
     check_seconds("--timeout", timeout)
     if len(targets) > 1 or model is not None or task is not None:
@@ -183,7 +191,9 @@ def verify(
         folder = data.resolve() if data is not None else data_dir()
         own = _own_recipe(recipe, module, words)
         return rule(
-            Settling(targets, model, task, folder, own, drawn, full, timeout, jobs, heads), wanted, as_json=as_json
+            Settling(targets, model, task, folder, own, drawn, full, timeout, jobs, heads, owned),
+            wanted,
+            as_json=as_json,
         )
     target = targets[0]
 
@@ -213,6 +223,7 @@ def verify(
         resume=resume,
         setting=_setting(intact, threads),
         answer=read_answer(intact, opening, challenge, wanted) if opening is not None else None,
+        secrets=owned,
     )
     with output.Progress("reading the data", 1) as progress:
 
@@ -230,6 +241,12 @@ def verify(
             raise
     show_verdict(verdict, intact, target, as_json=as_json)
     return verdict.exit_code
+
+
+def _secrets(files: list[Path]) -> dict[Path, DataSecret]:
+    from polchain.storage.secretfile import read_secret
+
+    return {path: read_secret(path) for path in files}
 
 
 def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
