@@ -2,7 +2,7 @@
 
     secret      32 random bytes, drawn or given before the genesis; a file of its owner's, in no log and no claim
     salts       SHA-256(tag data-secret || secret): what the genesis says of it (`genesis.DatasetRef`)
-    salt(i)     BLAKE3(key = secret, tag salt || u64 i), 32 bytes
+    salt(i)     BLAKE3(key = secret, tag salt || u64 i || the plain leaf hash of sample i), 32 bytes
     leaf(i)     the leaf hash of tag salted-sample || salt(i) || the plain leaf hash of sample i
 
 Over the plain leaf hash, not over the sample: whoever replays a recipe asks it for plain ones, and salts them himself,
@@ -49,13 +49,13 @@ class DataSecret:
         """`salts` in a genesis: names the secret, and does not tell it."""
         return sha256(tag("data-secret"), self.value)
 
-    def salt(self, index: int) -> bytes:
-        """The salt of the sample at an index of the dataset."""
-        return blake3_keyed(self.value, tag("salt") + struct.pack("<Q", index))
+    def salt(self, index: int, plain: merkle.Hash) -> bytes:
+        """The salt of the sample at an index of the dataset, which has this plain leaf hash."""
+        return blake3_keyed(self.value, tag("salt") + struct.pack("<Q", index) + plain)
 
     def leaves(self, plain: Sequence[merkle.Hash]) -> list[merkle.Hash]:
         """The leaf hashes of the whole dataset, from the plain ones."""
-        return [salted_leaf(self.salt(index), leaf) for index, leaf in enumerate(plain)]
+        return [salted_leaf(self.salt(index, leaf), leaf) for index, leaf in enumerate(plain)]
 
     def encode(self) -> bytes:
         """The bytes of its file; `parse` is the inverse."""

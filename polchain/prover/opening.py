@@ -144,7 +144,8 @@ def respond(
                 "the data read here is not the data that the run committed to", hint="point --data at the run's own"
             )
         if secret is not None:
-            leaves, salts = tuple(secret.leaves(leaves)), [secret.salt(index) for index in sorted(wanted)]
+            salts = [secret.salt(index, leaves[index]) for index in sorted(wanted)]
+            leaves = tuple(secret.leaves(leaves))
         proof = prove_inclusions(leaves, sorted(wanted))
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
     tell("writing")

@@ -146,7 +146,8 @@ class Commitment:
         """The opening of one sample."""
         leaves = self.leaves if secret is None else secret.leaves(self.leaves)
         proof = tuple(merkle.prove_inclusion(leaves, index))
-        return Opening(index, encode_sample(dataset[index]), proof, None if secret is None else secret.salt(index))
+        salt = None if secret is None else secret.salt(index, self.leaves[index])
+        return Opening(index, encode_sample(dataset[index]), proof, salt)
 
 
 def check_opening(opening: Opening, ref: DatasetRef) -> None:

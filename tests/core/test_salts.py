@@ -43,7 +43,7 @@ def test_the_frozen_datasets(vector: dict[str, Any]) -> None:
     expect, secret = vector["expect"], DataSecret(bytes.fromhex(vector["secret"]))
     leaves = [plain(bytes.fromhex(encoding)) for encoding in vector["encodings"]]
     assert str(secret.commitment) == expect["salts"]
-    assert [secret.salt(index).hex() for index in range(len(leaves))] == expect["salt"]
+    assert [secret.salt(index, leaf).hex() for index, leaf in enumerate(leaves)] == expect["salt"]
     assert [leaf.hex() for leaf in secret.leaves(leaves)] == expect["leaf"]
     assert str(commit_leaves(leaves, secret).root) == expect["root"]
     assert secret.encode() == expect["file"].encode()
@@ -52,7 +52,8 @@ def test_the_frozen_datasets(vector: dict[str, Any]) -> None:
 
 @named("salt")
 def test_the_frozen_salts(vector: dict[str, Any]) -> None:
-    assert DataSecret(bytes.fromhex(vector["secret"])).salt(vector["index"]).hex() == vector["expect"]
+    secret, leaf = DataSecret(bytes.fromhex(vector["secret"])), bytes.fromhex(vector["plain"])
+    assert secret.salt(vector["index"], leaf).hex() == vector["expect"]
 
 
 @named("file")
@@ -68,9 +69,18 @@ def test_a_guess_is_confirmed_by_a_plain_leaf_and_by_a_salted_one_only_with_its_
     assert prove_inclusions(leaves, [0])[0] == guess, "a plain proof confirms the guess"
     (shown, *_) = proof = prove_inclusions(SECRET.leaves(leaves), [0])
     # All that whoever was shown the opening of sample 0 has: its salt, the commitment, and what he computes himself.
-    known = [bytes(32), SECRET.salt(0), SECRET.commitment.value, OTHER.salt(1), *proof]
+    known = [bytes(32), SECRET.salt(0, leaves[0]), SECRET.commitment.value, OTHER.salt(1, guess), *proof]
     assert shown not in {guess, *(salted_leaf(salt, guess) for salt in known)}
-    assert shown == salted_leaf(SECRET.salt(1), guess), "with its salt the guess would be confirmed"
+    assert shown == salted_leaf(SECRET.salt(1, guess), guess), "with its salt the guess would be confirmed"
+
+
+def test_a_salt_that_one_dataset_shows_opens_nothing_of_another_under_the_same_secret() -> None:
+    ours, theirs = samples(8), [plain(b"their %d" % number) for number in range(8)]
+    theirs[5] = ours[5]
+    shown = [SECRET.salt(index, leaf) for index, leaf in enumerate(ours)]
+    leaves = SECRET.leaves(theirs)
+    opened = {place for place in range(8) for salt in shown if salted_leaf(salt, theirs[place]) == leaves[place]}
+    assert opened == {5}, "the sample that both have at one place, which was shown anyway"
 
 
 def test_equal_samples_have_unequal_leaves() -> None:
@@ -90,18 +100,21 @@ def test_a_leaf_opens_to_its_salt_sample_and_place_alone(case: tuple[int, int]) 
             return False
         return True
 
-    assert opens(SECRET.salt(index), leaves[index])
-    assert not opens(SECRET.salt(index), plain(b"another"))
-    assert not opens(SECRET.salt(index + 1), leaves[index])
-    assert not opens(OTHER.salt(index), leaves[index])
-    assert not opens(leaves[index], SECRET.salt(index)), "salt and hash have their places"
-    assert size == 1 or not opens(SECRET.salt(index), leaves[index], (index + 1) % size)
+    own, another = leaves[index], plain(b"another")
+    salt = SECRET.salt(index, own)
+    assert opens(salt, own)
+    assert not opens(salt, another)
+    assert not opens(SECRET.salt(index, another), another)
+    assert not opens(SECRET.salt(index + 1, own), own)
+    assert not opens(OTHER.salt(index, own), own)
+    assert not opens(own, salt), "salt and hash have their places"
+    assert size == 1 or not opens(salt, own, (index + 1) % size)
     with pytest.raises(InclusionError):
-        check_inclusions({index: leaves[index]}, proof, size, ref.root.value)  # as if the data were plain
+        check_inclusions({index: own}, proof, size, ref.root.value)  # as if the data were plain
     if size > 1:
         shown = prove_inclusions(leaves, [index])
         with pytest.raises(InclusionError):  # a plain dataset, opened as if it were salted
-            check_inclusions({index: salted_leaf(SECRET.salt(index), leaves[index])}, shown, size, merkle.root(leaves))
+            check_inclusions({index: salted_leaf(salt, own)}, shown, size, merkle.root(leaves))
 
 
 def test_nothing_of_another_length_is_hashed() -> None:

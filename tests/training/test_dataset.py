@@ -240,12 +240,12 @@ def test_a_private_opening_holds_with_its_salt_alone() -> None:
         check_opening(opening, ref)
         wrong = [
             (dataclasses.replace(opening, salt=None), ref),
-            (dataclasses.replace(opening, salt=secret.salt(index + 1)), ref),
+            (dataclasses.replace(opening, salt=commitment.open(DATA, (index + 1) % len(DATA), secret).salt), ref),
             (dataclasses.replace(opening, salt=bytes(31)), ref),
             (dataclasses.replace(opening, encoding=encode_sample(DATA[(index + 1) % len(DATA)])), ref),
             (commitment.open(DATA, index), ref),
             (opening, plain),
-            (dataclasses.replace(commitment.open(DATA, index), salt=secret.salt(index)), plain),
+            (dataclasses.replace(commitment.open(DATA, index), salt=opening.salt), plain),
         ]
         for changed, against in wrong:
             with pytest.raises(EvidenceError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -154,6 +156,14 @@ def test_anothers_secret_is_an_error_and_no_verdict(private: Private, stranger: 
         verify(recorded.claim, Policy(), data_secret=private.run / SECRET, data=DATA)
 
 
+def test_the_command_line_names_the_error(private: Private, stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claim = str(private.folder / "claim")
+    for words in ([], ["--data-secret", str(stranger)]):
+        assert main(["verify", claim, "--key", str(private.folder / "key.pub"), "--json", *words]) == 4
+        assert json.loads(capsys.readouterr().out)["error"]["name"] == "DataSecretError"
+    assert main(["verify", claim, "--integrity-only"]) == 0, "the log alone takes no secret"
+
+
 def test_other_data_under_the_right_secret_is_other_data(private: Private) -> None:
     intact = private.intact()
     assert intact.genesis.configuration is not None
@@ -179,12 +189,13 @@ def test_an_opening_holds_the_salts_of_the_drawn_samples_and_of_no_other(private
     assert found.samples is not None
     drawn = list(unpack_samples(found.samples.map(), most=512, limit=10**6))
     assert 128 <= len(drawn) < 256, "few enough that most salts stay hidden"
-    secret = private.secret
-    assert found.salts == tuple(secret.salt(index) for index in drawn)
+    secret, leaves = private.secret, [sample_leaf(encode_sample(sample)) for sample in read_there()]
+    salts = [secret.salt(index, leaf) for index, leaf in enumerate(leaves)]
+    assert found.salts == tuple(salts[index] for index in drawn)
     data = opening.read_bytes()
     whole = data + b"".join(path.read_bytes() for path in (private.folder / "claim").rglob("*") if path.is_file())
-    assert secret.salt(drawn[0]) in whole, "the search would find one"
-    hidden = [secret.value, *(secret.salt(index) for index in range(512) if index not in drawn)]
+    assert salts[drawn[0]] in whole, "the search would find one"
+    hidden = [secret.value, *(salts[index] for index in range(512) if index not in drawn)]
     for value in hidden:
         assert value not in whole
         assert value.hex().encode() not in whole.lower()
@@ -235,6 +246,22 @@ def test_what_is_no_opening_of_private_data_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         read_answer(private.intact("sealed.zip"), changed(change), private.folder / "c.json", private.policy)
+
+
+def test_noise_among_the_salts_ends_in_a_named_error(private: Private, changed: Callable[..., Path]) -> None:
+    chance, intact = random.Random(5), private.intact("sealed.zip")
+
+    def disturb(files: dict[str, bytes]) -> None:
+        salts = bytearray(files[SALTS])
+        at = chance.randrange(len(salts))
+        salts[at : at + chance.randrange(3)] = chance.randbytes(chance.choice([0, 1, 2, 32, 64]))
+        if bytes(salts) == files[SALTS]:
+            salts[at] ^= 1
+        files[SALTS] = bytes(salts)
+
+    for _ in range(25):
+        with pytest.raises((FormatError, InclusionError)):
+            read_answer(intact, changed(disturb), private.folder / "c.json", private.policy)
 
 
 def test_salts_of_plain_data_are_refused(private: Private, opening: Path) -> None:
