@@ -20,6 +20,7 @@
     ├── UnavailableError        4  evidence or a service is missing
     │   ├── MissingFileError       a listed file is not there
     │   ├── DatasetError           the data is missing, or is not the data that was committed
+    │   ├── DataSecretError        the secret of private data is missing, or is another one
     │   ├── CheckpointMissingError a state that is needed was not kept or not disclosed
     │   ├── RecipeChangedError     the run was started with another recipe
     │   ├── NotReproducedError     this machine does not reproduce what the run recorded
@@ -46,6 +47,7 @@ __all__ = [
     "CheckpointMissingError",
     "ConflictError",
     "ConsistencyError",
+    "DataSecretError",
     "DatasetError",
     "EquivocationError",
     "EvidenceError",
@@ -176,6 +178,10 @@ class MissingFileError(UnavailableError):
 
 class DatasetError(UnavailableError):
     """The data is missing, or is not the data that was committed."""
+
+
+class DataSecretError(UnavailableError):
+    """The secret of private data is missing, or is another one."""
 
 
 class CheckpointMissingError(UnavailableError):

@@ -37,6 +37,7 @@ def make_genesis(
     foreign: bool = False,
     ethereum: Binding | None = None,
     beacon: int | None = None,
+    salts: Digest | None = None,
 ) -> Genesis:
     """The genesis of a recipe that nobody could replay, or of a foreign run."""
     return Genesis(
@@ -49,14 +50,21 @@ def make_genesis(
         else RecipeRef(
             "train.py", False, ("--lr", "0.1"), (FileRef("train.py", len(RECIPE), blake3(RECIPE)),), ("numpy==2.0",)
         ),
-        dataset=None if foreign else DatasetRef(8, Digest("sha256", bytes(32))),
+        dataset=None if foreign else DatasetRef(8, Digest("sha256", bytes(32)), salts),
         configuration=None if foreign else Configuration(steps[-1] or 1, 2, ((0, 2),), "fp32", True),
     )
 
 
-def make_run(folder: Path, key: PrivateKey, *, steps: tuple[int, ...] = STEPS, foreign: bool = False) -> Path:
-    """A finished run; of a recipe that nobody could replay, or foreign."""
-    genesis = make_genesis(key, steps=steps, foreign=foreign)
+def make_run(
+    folder: Path,
+    key: PrivateKey,
+    *,
+    steps: tuple[int, ...] = STEPS,
+    foreign: bool = False,
+    salts: Digest | None = None,
+) -> Path:
+    """A finished run; of a recipe that nobody could replay, or foreign. With `salts` its data is private."""
+    genesis = make_genesis(key, steps=steps, foreign=foreign, salts=salts)
     store = CheckpointStore(folder)
     with Ledger.create(folder, genesis, key) as ledger:
         if not foreign:

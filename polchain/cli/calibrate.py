@@ -9,7 +9,7 @@ import typer
 
 from polchain.cli import output
 from polchain.cli.charts import error_chart, error_table
-from polchain.cli.options import Data, Json, check_seconds
+from polchain.cli.options import Data, DataSecretFile, Json, check_seconds
 from polchain.cli.running import Arguments, Module
 from polchain.errors import DatasetError, StorageError, UsageError
 
@@ -63,6 +63,7 @@ def calibrate(
     lengths: Annotated[
         str, typer.Option(metavar="K,K,...", help="the segments to measure, in steps [as the run bears]")
     ] = "",
+    data_secret: DataSecretFile = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer machines, places and lengths")] = False,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=1.0, help="the most that one replay may take")
@@ -78,6 +79,7 @@ def calibrate(
         raise DatasetError(f"no folder at {data}", hint="say where the data is with --data FOLDER or POLCHAIN_DATA")
     claims = _claims(against or [], key or [])
 
+    from polchain.storage.secretfile import read_secret
     from polchain.training.dataset import data_dir
     from polchain.verifier.calibrating import Wish
     from polchain.verifier.calibrating import calibrate as measure
@@ -86,7 +88,8 @@ def calibrate(
     words = tuple(arguments or ())
     own = OwnRecipe(Path.cwd(), recipe, True, words) if module else OwnRecipe.script(Path(recipe), words)
     folder = data.resolve() if data is not None else data_dir()
-    wish = Wish(own, folder, claims, threads, steps, wanted, quick, timeout)
+    secret = read_secret(data_secret) if data_secret is not None else None
+    wish = Wish(own, folder, claims, threads, steps, wanted, quick, timeout, secret)
     with output.Progress("calibrating", 1) as progress:
         answer = measure(wish, lambda what, done, total: progress.update(done, total))
     if out is not None:

@@ -166,6 +166,11 @@ def respond(
     )
     if done.missing:
         output.note(f"left out: the states of {output.count(len(done.missing), 'step')} that are not there")
+    if done.private:
+        output.note(
+            f"the opening discloses {output.count(done.samples, 'sample')} of private data, with their salts: "
+            "send it to whoever may see them"
+        )
     output.answer(
         {
             "opening": str(done.path.absolute()),

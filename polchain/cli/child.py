@@ -29,6 +29,7 @@ from polchain.errors import PolchainError
 from polchain.prover.launch import Launch, run_script
 from polchain.prover.settings import RunSettings
 from polchain.storage.ledger import DATABASE
+from polchain.storage.secretfile import SECRET
 
 if TYPE_CHECKING:
     from polchain.core.task import Task
@@ -85,6 +86,8 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
         address=_address(orders),
         task=_task(orders),
         recovery=PublicKey.parse(orders.recovery) if orders.recovery else None,
+        private=orders.private,
+        data_secret=Path(orders.data_secret) if orders.data_secret else None,
         own_seed=orders.own_seed,
         on_genesis=on_genesis,
         on_checkpoint=on_checkpoint,
@@ -132,6 +135,7 @@ def _answer_init(run: Path, ledger: Ledger) -> None:
             "recipe": str(genesis.recipe.program()),
             "dataset": str(genesis.dataset.root),
             "samples": genesis.dataset.samples,
+            **({"data_secret": str(run / SECRET)} if genesis.dataset.salts is not None else {}),
             "head": {"size": ledger.size, "root": str(ledger.root)},
         },
         "",

@@ -13,6 +13,7 @@ from polchain.cli.options import read_task
 from polchain.errors import UsageError
 
 if TYPE_CHECKING:
+    from polchain.core.salts import DataSecret
     from polchain.verifier.pairs import ModelRuling
     from polchain.verifier.policy import Policy
     from polchain.verifier.priority import Side
@@ -40,6 +41,7 @@ class Settling:
     timeout: float
     jobs: int | None
     heads: Mapping[str, bytes]
+    secrets: Mapping[Path, DataSecret]
 
 
 def rule(asked: Settling, policy: Policy) -> Ruling:
@@ -60,6 +62,7 @@ def rule(asked: Settling, policy: Policy) -> Ruling:
         timeout=asked.timeout,
         jobs=asked.jobs,
         heads=asked.heads,
+        secrets=asked.secrets,
     )
     with output.Progress("ruling", 1, "replays") as progress:
         return rule_between(case, lambda what, done, total: progress.update(done, total))

@@ -63,6 +63,11 @@ def export(
     failed = failed_check(find_run(run))
     if failed is not None:
         output.note(f"this run has failed its self-check, so the claim will not be VERIFIED: {failed}")
+    if done.exposing:
+        output.note(
+            "the data is private, and checkpoints that lie close together expose gradients, from which samples can be "
+            "made out: `--checkpoints none` discloses none"
+        )
     if done.pending:
         output.note(
             f"{output.count(done.pending, 'receipt')} not final yet: `polchain anchor --upgrade`, and export anew"

@@ -20,7 +20,7 @@ from polchain.cli.ethereum import (
     Rpc,
 )
 from polchain.cli.launching import Script, prepare, run_apart
-from polchain.cli.options import Data, Json, KeyFile, PassphraseFd, PassphraseFile, load_key, read_task
+from polchain.cli.options import Data, DataSecretFile, Json, KeyFile, PassphraseFd, PassphraseFile, load_key, read_task
 from polchain.cli.publishing import (
     Publisher,
     address_half,
@@ -67,6 +67,11 @@ def init(
             show_default=False,
         ),
     ] = None,
+    private_data: Annotated[
+        bool,
+        typer.Option("--private-data", help="salt the commitment to the data: it then confirms no guess at a sample"),
+    ] = False,
+    data_secret: DataSecretFile = None,
     anchor: Annotated[
         bool, typer.Option("--anchor", help="publish the genesis at once; the seed then comes from a block after it")
     ] = False,
@@ -95,8 +100,14 @@ def init(
         )
     ordered = read_task(task).encode().decode() if task is not None else ""
     recovery = str(public_key("--recovery-key", recovery_key)) if recovery_key is not None else ""
-    if foreign and (arguments or module or data is not None):
+    if foreign and (arguments or module or data is not None or private_data or data_secret is not None):
         raise UsageError("--foreign takes no script, arguments or data")
+    if private_data and data_secret is not None:
+        raise UsageError("--private-data draws a secret, --data-secret gives one: one of them")
+    if data_secret is not None:
+        from polchain.storage.secretfile import read_secret
+
+        read_secret(data_secret)  # what is wrong with it is said before anything is run
     script = Script(recipe or "", module, tuple(arguments or ()))
     if not foreign:
         prepare(script, key_file, data_of(run, data), passphrase_file, passphrase_fd)
@@ -110,8 +121,13 @@ def init(
         said = _init_foreign(run, half, publisher, recovery, key_file, passphrase_file, passphrase_fd)
     else:
         code, answer = run_apart(
-            orders_for("init", as_json, script, half, publisher, task=ordered, recovery=recovery), run, script
-        )
+            orders_for(
+                "init", as_json, script, half, publisher,
+                task=ordered, recovery=recovery, private=private_data, data_secret=data_secret,
+            ),
+            run,
+            script,
+        )  # fmt: skip
         if code != 0:
             if answer:
                 output.relay(answer)
@@ -175,6 +191,7 @@ def _answer_init(
         ("key", said["public_key"]),
         ("recipe", said.get("recipe", "none: a foreign run")),
         *([("dataset", f"{output.count(samples, 'sample')}, {said['dataset']}")] if "dataset" in said else []),
+        *([("data secret", said["data_secret"])] if "data_secret" in said else []),
         ("head", said["head"]["root"]),
     ]
     if half is not None:
@@ -186,5 +203,10 @@ def _answer_init(
         said["anchor"] = published_json(published)
         rows += published_rows(published)[1:]  # the run is said above
     output.answer(said, output.fields(rows), as_json=as_json)
+    if "data_secret" in said:
+        output.note(
+            "the data is private: keep a copy of its secret as you keep your key; without it the run cannot go on, "
+            "and nobody can replay it"
+        )
     if published is not None and "recipe" in said:
         output.note(f"the seed comes from the block 64 after: `polchain train {run} --wait-beacon` waits for it")

@@ -42,6 +42,8 @@ class Orders:
         beacon: the chain that its seed is to come from.
         task: what a new run is for, as its file has it; empty for none.
         recovery: the key that may revoke a new run's; empty for none.
+        private: salt a new run's data, with a secret that is drawn.
+        data_secret: the file of the secret to salt it with instead; empty for none.
         settings: what the run's polchain.toml is to say besides the script.
         follower: the process that anchors meanwhile; 0 for none.
     """
@@ -56,6 +58,8 @@ class Orders:
     beacon: int | None = None
     task: str = ""
     recovery: str = ""
+    private: bool = False
+    data_secret: str = ""
     settings: dict[str, str] | None = None
     follower: int = 0
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Data",
+    "DataSecretFile",
     "Json",
     "KeyFile",
     "PassphraseFd",
@@ -61,6 +62,16 @@ Data = Annotated[
     Path | None,
     typer.Option(
         "--data", metavar="FOLDER", help="the only folder that the recipe reads [POLCHAIN_DATA]", show_default=False
+    ),
+]
+
+DataSecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-secret",
+        metavar="FILE",
+        help="the secret that private data is salted with, from its owner",
+        show_default=False,
     ),
 ]
 

@@ -187,6 +187,8 @@ def orders_for(
     own_seed: bool = False,
     task: str = "",
     recovery: str = "",
+    private: bool = False,
+    data_secret: Path | None = None,
 ) -> Orders:
     """What the process that runs the script is told."""
     return Orders(
@@ -200,5 +202,7 @@ def orders_for(
         beacon=half.beacon if half is not None else None,
         task=task,
         recovery=recovery,
+        private=private,
+        data_secret=str(data_secret.absolute()) if data_secret is not None else "",
         settings=publisher.settings() if publisher is not None else None,
     )

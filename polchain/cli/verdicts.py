@@ -69,7 +69,11 @@ def show_verdict(verdict: Verdict, intact: IntactClaim, target: Path, *, as_json
         rows.append(("", verdict.program))
     if replays and intact.genesis.dataset is not None:
         rows.append(
-            ("data", f"{output.count(intact.genesis.dataset.samples, 'sample')}, {intact.genesis.dataset.root}")
+            (
+                "data",
+                f"{output.count(intact.genesis.dataset.samples, 'sample')}, {intact.genesis.dataset.root}"
+                + (", private: salted" if intact.genesis.dataset.salts is not None else ""),
+            )
         )
     if replays:
         seconds = sum(item.seconds for item in verdict.reproductions)

@@ -151,6 +151,12 @@ def verify(
     challenge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="that challenge, as you drew it", show_default=False)
     ] = None,
+    data_secret: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="the secret that private data is salted with, from its owner", show_default=False
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="write a certificate too, an HTML page; must be new", show_default=False),

@@ -17,6 +17,7 @@ from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from polchain.core.encoding import JSON
+    from polchain.core.salts import DataSecret
     from polchain.training.fingerprint import Setting
     from polchain.verifier.certificate import Asked
     from polchain.verifier.integrity import IntactClaim
@@ -49,6 +50,7 @@ class Options:
     task: Path | None
     opening: Path | None
     challenge: Path | None
+    data_secret: tuple[Path, ...]
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -80,7 +82,8 @@ class Options:
                 "threads", "model", "task", "opening", "challenge",
             )
         }  # fmt: skip
-        return cls(targets=tuple(named), trust=trust, head=tuple(values["head"] or ()), **same)
+        several = {name: tuple(values[name] or ()) for name in ("head", "data_secret")}
+        return cls(targets=tuple(named), trust=trust, **several, **same)
 
     @property
     def several(self) -> bool:
@@ -184,6 +187,7 @@ def settle(options: Options, *, certified: bool = False) -> Settled:
         raise UsageError("--full replays everything, and a budget caps the replays: one of them")
     _check_together(options, drawn is not None)
     heads = read_heads(options.head)
+    owned = _secrets(options.data_secret)
     own = _own_recipe(options.recipe, options.module, _words(options.recipe_args))
     check_seconds("--timeout", options.timeout)
     from polchain.training.dataset import data_dir
@@ -201,10 +205,10 @@ def settle(options: Options, *, certified: bool = False) -> Settled:
             drawn = secrets.token_bytes(32)
         asked = Settling(
             options.targets, options.model, options.task, folder, own, drawn, options.full, options.timeout,
-            options.jobs, heads,
+            options.jobs, heads, owned,
         )  # fmt: skip
         return Settled(options, policy, drawn, ruling=rule(asked, policy))
-    return _settle_one(options, policy, drawn, own, folder, heads)
+    return _settle_one(options, policy, drawn, own, folder, heads, owned)
 
 
 def _settle_one(
@@ -214,6 +218,7 @@ def _settle_one(
     own: OwnRecipe | None,
     folder: Path,
     heads: Mapping[str, bytes],
+    owned: Mapping[Path, DataSecret],
 ) -> Settled:
     from polchain.verifier.sealed import read_answer
     from polchain.verifier.verify import Request, verify_intact
@@ -232,6 +237,7 @@ def _settle_one(
         resume=resume,
         setting=_setting(intact, options.threads),
         answer=read_answer(intact, opening, options.challenge, policy) if opening is not None else None,
+        secrets=owned,
     )
     with output.Progress("reading the data", 1) as progress:
 
@@ -257,6 +263,12 @@ def read_intact(options: Options, policy: Policy, heads: Mapping[str, bytes]) ->
     from polchain.verifier.integrity import check_integrity
 
     return check_integrity(Claim.read(options.targets[0]), policy, heads)
+
+
+def _secrets(files: tuple[Path, ...]) -> dict[Path, DataSecret]:
+    from polchain.storage.secretfile import read_secret
+
+    return {path: read_secret(path) for path in files}
 
 
 def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:

@@ -106,20 +106,33 @@ class RecipeRef:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRef:
-    """The dataset commitment: how many samples, and the RFC 6962 root over them."""
+    """The dataset commitment: how many samples, and the RFC 6962 root over them.
+
+    Attributes:
+        salts: the commitment to the secret that its leaves are salted with (`salts`); None where they are not.
+    """
 
     samples: int
     root: Digest
+    salts: Digest | None = None
 
     def to_json(self) -> JSON:
-        return {"samples": self.samples, "root": str(self.root)}
+        value: dict[str, JSON] = {"samples": self.samples, "root": str(self.root)}
+        _put(value, "salts", self.salts)
+        return value
 
     @classmethod
     def parse(cls, fields: Fields) -> DatasetRef:
-        ref = cls(fields.int("samples", minimum=1, maximum=2**40), Digest.parse(fields.str("root")))
+        ref = cls(
+            fields.int("samples", minimum=1, maximum=2**40),
+            Digest.parse(fields.str("root")),
+            Digest.parse(fields.str("salts")) if fields.has("salts") else None,
+        )
         fields.done()
         if ref.root.algorithm != "sha256":
             raise FormatError("dataset: its root is a tree's, which is sha256")
+        if ref.salts is not None and ref.salts.algorithm != "sha256":
+            raise FormatError("dataset: the commitment to a secret is sha256")
         return ref
 
 

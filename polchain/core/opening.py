@@ -4,6 +4,7 @@
     manifests/<state>.json          the rows of the disclosed states
     checkpoints/<state>.safetensors their tensors
     samples.bin                     the disclosed samples (`samples`)
+    salts.bin                       their salts, 32 bytes each, where the data is private (`salts`)
     proof.bin                       that they are the committed dataset's: 32-byte hashes (`multiproof`)
     opening.json                    {"format": "polchain-opening/v1", "challenge": <digest of challenge.json>}
 
@@ -24,12 +25,14 @@ from polchain.core.encoding import Fields, decode, encode
 from polchain.core.manifest import MANIFEST_LIMIT, Manifest
 from polchain.core.place import Place
 from polchain.core.question import QUESTION_LIMIT, Question
+from polchain.core.salts import SALT
 from polchain.errors import ChallengeError, FormatError, MissingFileError
 
 __all__ = ["Opening", "write_opening"]
 
 FORMAT = "polchain-opening/v1"
-HEADER, CHALLENGE, SAMPLES, PROOF = "opening.json", "challenge.json", "samples.bin", "proof.bin"
+HEADER, CHALLENGE = "opening.json", "challenge.json"
+SAMPLES, SALTS, PROOF = "samples.bin", "salts.bin", "proof.bin"
 HEADER_LIMIT = 4096
 PROOF_LIMIT = 2 * 1024**3
 HASH = 32
@@ -46,6 +49,7 @@ class Opening:
         places: where its manifests and tensors lie, by the names that they have in a claim.
         samples: where the samples lie; None where it has none.
         proof: the hashes that prove them.
+        salts: theirs, by rising index; None where it has none.
     """
 
     path: Path
@@ -54,6 +58,7 @@ class Opening:
     places: Mapping[str, Place]
     samples: Place | None
     proof: tuple[bytes, ...]
+    salts: tuple[bytes, ...] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Opening:
@@ -80,10 +85,13 @@ class Opening:
         challenge = places.pop(CHALLENGE).read(CHALLENGE, QUESTION_LIMIT)
         if blake3(challenge) != answered:
             raise ChallengeError(f"{path.name} says that it answers {answered}, and holds another challenge")
-        samples, proof = places.pop(SAMPLES, None), places.pop(PROOF, None)
+        samples, proof, salts = places.pop(SAMPLES, None), places.pop(PROOF, None), places.pop(SALTS, None)
         hashes = proof.read(PROOF, PROOF_LIMIT) if proof is not None else b""
         if (samples is None) != (proof is None) or len(hashes) % HASH:
             raise FormatError(f"{path.name}: samples come with a proof, and a proof is hashes of {HASH} bytes")
+        salted = salts.read(SALTS, PROOF_LIMIT) if salts is not None else b""
+        if (salts is not None and samples is None) or len(salted) % SALT:
+            raise FormatError(f"{path.name}: salts come with samples, {SALT} bytes for each")
         for name, place in places.items():
             assert place.member is not None
             if MANIFESTS.fullmatch(name) and place.member.size > MANIFEST_LIMIT:
@@ -97,6 +105,7 @@ class Opening:
             places=MappingProxyType(places),
             samples=samples,
             proof=tuple(hashes[at : at + HASH] for at in range(0, len(hashes), HASH)),
+            salts=tuple(salted[at : at + SALT] for at in range(0, len(salted), SALT)) if salts is not None else None,
         )
 
 
@@ -106,6 +115,7 @@ def write_opening(
     states: Mapping[Digest, tuple[Manifest, Path]],
     samples: Sequence[bytes | memoryview] | None,
     proof: Sequence[bytes],
+    salts: Sequence[bytes] | None = None,
 ) -> int:
     """Write an opening; durable when this returns. Returns its length in bytes.
 
@@ -115,6 +125,7 @@ def write_opening(
         states: by state digest, the rows and the file with the tensors.
         samples: the packed samples, in pieces; None for none.
         proof: the hashes that prove them.
+        salts: of private data, the salt of each sample by rising index; None for none.
 
     Raises:
         StorageError: the disk refused.
@@ -125,5 +136,7 @@ def write_opening(
         files += [(manifest_name(state), [manifest.encode()]), (checkpoint_name(state), tensors)]
     if samples is not None:
         files += [(SAMPLES, samples), (PROOF, [b"".join(proof)])]
+    if salts is not None:
+        files.append((SALTS, [b"".join(salts)]))
     write_archive(out, files)
     return out.stat().st_size

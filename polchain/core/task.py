@@ -93,7 +93,9 @@ def departures(task: Task, genesis: Genesis, start: Start | None) -> tuple[str, 
     if genesis.recipe is None or genesis.recipe.program() != task.recipe:
         found.append("another recipe")
     if genesis.dataset != task.dataset:
-        found.append("another dataset")
+        salts = genesis.dataset.salts if genesis.dataset is not None else None
+        # With other salts the same data has another root: which of both it is, nobody can see.
+        found.append("another dataset" + (", or the same under another secret" if salts != task.dataset.salts else ""))
     if genesis.configuration != task.configuration:
         found.append("another configuration")
     if start is not None and (start.source, start.value) != ("task", task.seed):

@@ -58,6 +58,7 @@ class ExportSummary:
         states: how many different states are disclosed, rows and tensors.
         missing: the steps whose state the run no longer has.
         sealed: whether rows alone were written; then `states` is 0.
+        exposing: whether the data is private, and states are disclosed that it left its traces in.
         receipts: how many receipts of its heads it has; pending: those of them that are not final.
         bytes: of all files together.
         key: the prover's; a verifier pins it.
@@ -75,6 +76,7 @@ class ExportSummary:
     key: PublicKey
     recipe: Digest | None
     sealed: bool = False
+    exposing: bool = False
 
 
 def export(
@@ -151,6 +153,7 @@ def export(
         key=genesis.key,
         recipe=genesis.recipe.program() if genesis.recipe is not None else None,
         sealed=sealed,
+        exposing=genesis.dataset is not None and genesis.dataset.salts is not None and states > 0,
     )
 
 

@@ -6,7 +6,7 @@ head.note right; it never touches what an entry names. Where there is damage no 
 put back to an older copy, the newest states have no entry, and may be all that is left of them.
 
 Of heads that were anchored, the ledger must hold the same; receipts must be of their heads, as far as no network is
-asked. Nothing of that is repaired: it is evidence.
+asked. Nothing of that is repaired: it is evidence. Of private data the secret that the genesis names must be there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from polchain.core.claim import checkpoint_name, head_name, manifest_name
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Final, parse_entry
 from polchain.core.manifest import check_manifest
-from polchain.errors import CheckpointMissingError, EvidenceError, PolchainError
+from polchain.errors import CheckpointMissingError, DataSecretError, EvidenceError, FormatError, PolchainError
 from polchain.prover.anchored import AnchorBook
+from polchain.prover.privacy import kept_secret
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
 from polchain.storage.ledger import DATABASE, HEAD, Ledger, locked, no_run
 
@@ -71,6 +72,7 @@ def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], Non
                 _check_ledger(ledger, found, repair)
                 _check_anchors(ledger, book, found)
                 _check_recipe(ledger, found)
+                _check_secret(ledger, found)
                 named = _check_states(ledger, found, on_state)
         except (EvidenceError, sqlite3.Error) as error:
             found.damage.append(f"{DATABASE}: {error}")
@@ -153,6 +155,16 @@ def _check_recipe(ledger: Ledger, found: Health) -> None:
             found.damage.append(f"recipe/{ref.path} is not there")
         elif path.stat().st_size != ref.size or blake3(path.read_bytes()) != ref.digest:
             found.damage.append(f"recipe/{ref.path} is not the text that the genesis names")
+
+
+def _check_secret(ledger: Ledger, found: Health) -> None:
+    dataset = ledger.genesis.dataset
+    if dataset is None:
+        return
+    try:
+        kept_secret(found.path, dataset)
+    except (DataSecretError, FormatError) as error:
+        found.damage.append(str(error))
 
 
 def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], None] | None) -> set[str] | None:

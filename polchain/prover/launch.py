@@ -37,6 +37,8 @@ class Launch:
         address: the Ethereum address that a new run's genesis is to bind.
         task: what a new run is for; its seed is the task's.
         recovery: the key that may revoke a new run's.
+        private: salt a new run's data, with a secret that is drawn.
+        data_secret: the file of the secret to salt it with instead; None for none.
         own_seed: draw the seed, though the genesis names a beacon.
         on_genesis: called before the end that `stop_at_genesis` makes.
         on_checkpoint: called with the step and the run's steps: where training begins, and after each checkpoint.
@@ -49,6 +51,8 @@ class Launch:
     address: AddressHalf | None = None
     task: Task | None = None
     recovery: PublicKey | None = None
+    private: bool = False
+    data_secret: Path | None = None
     own_seed: bool = False
     on_genesis: Callable[[Ledger], None] | None = None
     on_checkpoint: Callable[[int, int], None] | None = None

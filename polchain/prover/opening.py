@@ -21,6 +21,7 @@ from polchain.core.manifest import Manifest
 from polchain.core.multiproof import prove_inclusions
 from polchain.core.opening import write_opening
 from polchain.core.question import Question
+from polchain.core.salts import commit_leaves
 from polchain.core.samples import pack_samples
 from polchain.errors import (
     ChallengeError,
@@ -31,6 +32,7 @@ from polchain.errors import (
     StorageError,
     UsageError,
 )
+from polchain.prover.privacy import kept_secret
 from polchain.storage.checkpoints import CheckpointStore, read_tensors
 from polchain.storage.ledger import Ledger
 from polchain.training.fingerprint import setting_of
@@ -51,6 +53,7 @@ class Answer:
         segments, of_segments: how many segments were asked for, and how many the log has.
         states: how many states it discloses; missing: the steps of those that it does not.
         samples, of_samples: how many samples it discloses, and how many the dataset has.
+        private: whether with each of them goes the salt that keeps it from being guessed.
         bytes: its length.
     """
 
@@ -63,6 +66,7 @@ class Answer:
     samples: int
     of_samples: int
     bytes: int
+    private: bool = False
 
 
 def respond(
@@ -94,6 +98,7 @@ def respond(
         ChallengeError: the challenge is about another run, or about a head that this run does not have.
         CheckpointMissingError: a state is not there; its step is named.
         DatasetError: the data is not the one that was committed.
+        DataSecretError: samples of private data are asked for, and the secret is not in the run's folder.
         FormatError, ManifestError: the challenge is none, or the run is damaged.
         StorageError: the disk refused; nothing is left.
     """
@@ -120,8 +125,10 @@ def respond(
     dataset, configuration = genesis.dataset, genesis.configuration
     assert dataset is not None
     assert configuration is not None
+    salts: list[bytes] | None = None
     if disclosed:
         tell("reading samples")
+        secret = kept_secret(run, dataset)
         order = BatchOrder(seed, dataset.samples, configuration.batch_size)
         wanted = set(question.other_samples)
         for first, last in question.segments:
@@ -132,15 +139,19 @@ def respond(
         program = Program(genesis.recipe, _recipe(run, [ref.path for ref in genesis.recipe.files]))
         with Worker(program, setting_of(start.fingerprint), data) as worker:
             leaves, encodings = worker.read_samples(sorted(wanted))
-        if len(leaves) != dataset.samples or merkle.root(leaves) != dataset.root.value:
+        if commit_leaves(leaves, secret) != dataset:
             raise DatasetError(
                 "the data read here is not the data that the run committed to", hint="point --data at the run's own"
             )
+        if secret is not None:
+            salts = [secret.salt(index, leaves[index]) for index in sorted(wanted)]
+            leaves = tuple(secret.leaves(leaves))
         proof = prove_inclusions(leaves, sorted(wanted))
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
     tell("writing")
     try:
-        size = write_opening(partial, challenge, states, list(pack_samples(encodings)) if disclosed else None, proof)
+        packed = list(pack_samples(encodings)) if disclosed else None
+        size = write_opening(partial, challenge, states, packed, proof, salts)
         partial.rename(out)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}") from error
@@ -156,6 +167,7 @@ def respond(
         samples=len(encodings),
         of_samples=dataset.samples,
         bytes=size,
+        private=salts is not None,
     )
 
 

@@ -37,6 +37,7 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.launch import Launch
+from polchain.prover.privacy import choose_secret, keep_secret, kept_secret
 from polchain.prover.seed import draw, make_start, seed_of
 from polchain.prover.selfcheck import SelfCheck
 from polchain.prover.settings import RunSettings
@@ -83,6 +84,7 @@ class Recorder:
         key = read_key(settings.key_file, PassphraseSource.from_environment())
         if not (self.folder / DATABASE).exists():
             half = self.launch.address
+            secret = choose_secret(self.folder, self.launch)
             genesis = Genesis(
                 run_id=half.run_id if half is not None else secrets.token_bytes(16),
                 key=key.public,
@@ -90,12 +92,14 @@ class Recorder:
                 ethereum=half.bind(key) if half is not None else None,
                 beacon=half.beacon if half is not None else None,
                 recipe=self.program.ref,
-                dataset=commitment.ref(),
+                dataset=commitment.ref(secret),
                 configuration=options.configuration,
                 task=self.launch.task.digest if self.launch.task is not None else None,
             )
             self._check_task(genesis)
             self._write_recipe()
+            if secret is not None:
+                keep_secret(self.folder, secret)  # before a genesis that names it is signed
             self.ledger = Ledger.create(self.folder, genesis, key)
         else:
             self.ledger = Ledger(self.folder, key)
@@ -236,7 +240,7 @@ class Recorder:
                 f"the run at {self.folder} was started with another configuration",
                 hint=self._other_folder("steps, batch_size, every and precision are those of the genesis"),
             )
-        if genesis.dataset != commitment.ref():
+        if genesis.dataset != commitment.ref(kept_secret(self.folder, genesis.dataset)):
             raise DatasetError(
                 "the data is not the data that the run committed to",
                 hint="point POLCHAIN_DATA at the same data, or record into another folder",
@@ -249,7 +253,8 @@ class Recorder:
         if found:
             raise RecipeError(
                 f"this is not what the task orders: {', '.join(found)}",
-                hint="the script, its arguments and its data are those of whoever ordered it",
+                hint="the script, its arguments and its data are those of whoever ordered it, and where the task has "
+                "salts, so is the secret: --data-secret FILE",
             )
 
     def _other_folder(self, hint: str) -> str:

@@ -8,7 +8,8 @@ tuples, lists and dicts of them. Its encoding is one tag byte, then for
     s y     text (UTF-8), bytes                                         b n bool, None
 
 with every length as u64 little-endian. Leaf data is the tag `sample` and the encoding; the commitment is the RFC 6962
-root over all samples in order, with their count. An opening is an index, an encoding and an inclusion proof.
+root over all samples in order, with their count; of private data the leaves are salted (`core.salts`). An opening is
+an index, an encoding, an inclusion proof, and of private data the sample's salt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from polchain.core import merkle
-from polchain.core.digest import Digest, tag
+from polchain.core.digest import tag
 from polchain.core.genesis import DatasetRef
 from polchain.core.manifest import MAX_INT
-from polchain.errors import DatasetError, FormatError, PolchainError, RecipeError
+from polchain.core.salts import DataSecret, commit_leaves, salted_leaf_data
+from polchain.errors import DatasetError, FormatError, InclusionError, PolchainError, RecipeError
 from polchain.training.state import dtype_name, tensor_bytes, tensor_from
 
 __all__ = [
@@ -99,11 +101,12 @@ class Opening:
     index: int
     encoding: bytes
     proof: tuple[merkle.Hash, ...]
+    salt: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """The leaf hashes of a dataset, in order."""
+    """The plain leaf hashes of a dataset, in order."""
 
     leaves: tuple[merkle.Hash, ...]
 
@@ -135,22 +138,30 @@ class Commitment:
                 progress(index + 1)
         return cls(tuple(leaves))
 
-    def ref(self) -> DatasetRef:
-        """What the genesis says of it."""
-        return DatasetRef(len(self.leaves), Digest("sha256", merkle.root(self.leaves)))
+    def ref(self, secret: DataSecret | None = None) -> DatasetRef:
+        """What the genesis says of it; salted where there is a secret."""
+        return commit_leaves(self.leaves, secret)
 
-    def open(self, dataset: MapDataset, index: int) -> Opening:
+    def open(self, dataset: MapDataset, index: int, secret: DataSecret | None = None) -> Opening:
         """The opening of one sample."""
-        return Opening(index, encode_sample(dataset[index]), tuple(merkle.prove_inclusion(self.leaves, index)))
+        leaves = self.leaves if secret is None else secret.leaves(self.leaves)
+        proof = tuple(merkle.prove_inclusion(leaves, index))
+        salt = None if secret is None else secret.salt(index, self.leaves[index])
+        return Opening(index, encode_sample(dataset[index]), proof, salt)
 
 
 def check_opening(opening: Opening, ref: DatasetRef) -> None:
     """Check that a sample is the one at its index in a committed dataset.
 
     Raises:
-        InclusionError: it is not.
+        InclusionError: it is not; or it has a salt where the dataset has none, or none where it has.
     """
-    merkle.check_inclusion(tag("sample") + opening.encoding, opening.index, opening.proof, ref.samples, ref.root.value)
+    if (opening.salt is None) != (ref.salts is None):
+        raise InclusionError("a sample is opened with its salt where the data is private, and only there")
+    data = tag("sample") + opening.encoding
+    if opening.salt is not None:
+        data = salted_leaf_data(opening.salt, merkle.leaf_hash(data))
+    merkle.check_inclusion(data, opening.index, opening.proof, ref.samples, ref.root.value)
 
 
 def check_leaves(indices: Sequence[int], used: Sequence[bytes], leaves: Sequence[merkle.Hash]) -> None:

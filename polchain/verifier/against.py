@@ -40,7 +40,12 @@ def check_claim(subject: Subject, intact: IntactClaim) -> None:
             "the claim to calibrate against is of another recipe", hint="entry point, arguments and files are compared"
         )
     if intact.genesis.dataset != subject.dataset:
-        raise UsageError("the claim to calibrate against was trained on other data", hint="point --data at the same")
+        theirs = intact.genesis.dataset
+        private = theirs is not None and theirs.salts != subject.dataset.salts
+        raise UsageError(
+            "the claim to calibrate against was trained on other data",
+            hint="it salts its data with a secret: --data-secret FILE" if private else "point --data at the same",
+        )
 
 
 def measure_claim(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
-from polchain.core import merkle
 from polchain.core.digest import Digest
+from polchain.core.salts import commit_leaves, find_secret
 from polchain.errors import DatasetError, UnavailableError
 from polchain.storage.keyfile import default_key_file
 from polchain.training.fingerprint import Setting, setting_of
@@ -46,6 +45,7 @@ class Workshop:
 
         Raises:
             DatasetError: the data at hand is not the data that was committed.
+            DataSecretError: it is private, and its secret is not at hand.
             UnavailableError: nobody vouched for the program, and there is no sandbox.
         """
         genesis, start = intact.genesis, intact.start
@@ -59,8 +59,9 @@ class Workshop:
         bench = self._stack.enter_context(
             Bench(program, key[1], self._case.data, timeout=self._case.timeout, sandbox=self._sandbox(key[0]))
         )
+        secret = find_secret(genesis.dataset, self._case.secrets.values())
         _, leaves = bench.worker().commit_dataset(genesis.dataset.samples)
-        if len(leaves) != genesis.dataset.samples or Digest("sha256", merkle.root(leaves)) != genesis.dataset.root:
+        if commit_leaves(leaves, secret) != genesis.dataset:
             raise DatasetError(
                 "the data read here is not the data that the task commits to",
                 hint="ask whoever ordered the task for it, and point --data at it",
@@ -72,7 +73,7 @@ class Workshop:
         case = self._case
         if case.policy.unsafe_no_sandbox:
             return None
-        hidden: list[Path] = [*case.claims, default_key_file(), platformdirs.user_config_path("polchain")]
+        hidden = [*case.claims, *case.secrets, default_key_file(), platformdirs.user_config_path("polchain")]
         try:
             return find_sandbox(case.data, hidden, case.policy.sandbox)
         except UnavailableError:

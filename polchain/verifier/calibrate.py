@@ -17,10 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polchain.core import merkle
-from polchain.core.digest import Digest
 from polchain.core.genesis import Configuration, DatasetRef
 from polchain.core.manifest import Snapshot
+from polchain.core.salts import DataSecret, commit_leaves
 from polchain.errors import NotReproducedError
 from polchain.training.distance import distance, is_parameter, update_size
 from polchain.training.fingerprint import Setting
@@ -104,14 +103,14 @@ class Subject:
     precision: str = ""
 
     @classmethod
-    def of(cls, children: Children, machine: Machine) -> Subject:
-        """Ask the program for its configuration and its data.
+    def of(cls, children: Children, machine: Machine, secret: DataSecret | None = None) -> Subject:
+        """Ask the program for its configuration and its data, which a secret makes private.
 
         Raises:
             RecipeError, DatasetError, WorkerError: it does not run.
         """
         configuration, leaves = children.worker(machine.setting).commit_dataset()
-        return cls(children, configuration, DatasetRef(len(leaves), Digest("sha256", merkle.root(leaves))))
+        return cls(children, configuration, commit_leaves(leaves, secret))
 
     def worker(self, machine: Machine) -> Worker:
         """A process with that setting that runs the program."""

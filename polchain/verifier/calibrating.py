@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polchain.core.genesis import RecipeRef
+from polchain.core.salts import DataSecret
 from polchain.errors import PolchainError, RecipeError, UsageError
 from polchain.training.fingerprint import native_setting
 from polchain.training.moments import slowest_decay
@@ -45,6 +46,7 @@ class Wish:
         lengths: of the segments to measure; as the run bears where empty.
         quick: fewer machines, openings and lengths.
         timeout: the most seconds that one replay may take.
+        secret: what private data is salted with, so that the calibration is of the claims' data; None for plain data.
     """
 
     recipe: OwnRecipe
@@ -55,6 +57,7 @@ class Wish:
     lengths: tuple[int, ...] = ()
     quick: bool = False
     timeout: float = 7 * 86_400.0
+    secret: DataSecret | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def _calibrate(wish: Wish, children: Children, progress: Progress | None) -> Ans
     threads = wish.threads or native.threads
     reference = machines_here(threads, capability=native.capability, cuda=native.cuda, quick=True)[0]
     children.program = program = _describe(wish, children.worker(reference.setting))
-    subject = Subject.of(children, reference)
+    subject = Subject.of(children, reference, wish.secret)
     cuda = native.cuda and _device(subject, reference) == "cuda"
     machines = machines_here(threads, capability=native.capability, cuda=cuda, quick=wish.quick)
     for intact in wish.claims.values():

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from polchain.anchors.interval import Bound
 from polchain.core.manifest import Snapshot
+from polchain.core.salts import DataSecret
 from polchain.core.task import Task
-from polchain.errors import UsageError
+from polchain.errors import DataSecretError, UsageError
 from polchain.verifier.benches import Workshop
 from polchain.verifier.coverage import Coverage, Disputed, cover, final_state, is_base, read_model, row_ids
 from polchain.verifier.lineage import LEAST_SHARE, Descent, RowId, common_share, descent
@@ -54,6 +55,7 @@ class Case:
         timeout: the most seconds for one replay.
         jobs: how many segments to replay at a time; None for what this machine bears.
         heads: signed heads from elsewhere, by a name for messages.
+        secrets: of private data, what its owners handed over, by the files.
     """
 
     claims: tuple[Path, ...]
@@ -67,6 +69,7 @@ class Case:
     timeout: float = 3600.0
     jobs: int | None = None
     heads: Mapping[str, bytes] = field(default_factory=dict)
+    secrets: Mapping[Path, DataSecret] = field(default_factory=dict)
 
 
 def rule_between(case: Case, progress: Progress | None = None) -> Ruling:
@@ -75,20 +78,33 @@ def rule_between(case: Case, progress: Progress | None = None) -> Ruling:
     Raises:
         KeyMismatchError: a party's key is not pinned, where keys are.
         UsageError: claims that nothing can be ruled between, or no model in the file.
-        UnavailableError: a claim or the model is not there, or nodes contradict each other.
+        UnavailableError: a claim or the model is not there, or nodes contradict each other; a secret of none of them.
     """
     requests = [
-        Request(claim, case.policy, case.data, case.recipe, case.seed, case.full, case.timeout, case.jobs)
+        Request(
+            claim, case.policy, case.data, case.recipe, case.seed, case.full, case.timeout, case.jobs,
+            secrets=case.secrets,
+        )
         for claim in case.claims
-    ]
+    ]  # fmt: skip
     parties = read_parties(requests, case.policy, case.heads)
     intact = [party.intact for party in parties if party.intact is not None]
+    _check_secrets(case, parties)
     tasks = {one.genesis.task for one in intact}
     if case.task is not None and tasks != {case.task.digest}:
         raise UsageError("--task names another task than the claims, or they name none")
     if len(intact) > 1 and len(tasks) == 1 and None not in tasks and case.model is None:
         return _rule_tasks(case, parties, progress)
     return _rule_models(case, parties, progress)
+
+
+def _check_secrets(case: Case, parties: Sequence[Party]) -> None:
+    """Refuse a secret that belongs to none of the claims; of one that fails integrity nobody knows which is its."""
+    datasets = [party.intact.genesis.dataset for party in parties if party.intact is not None]
+    salts = {dataset.salts for dataset in datasets if dataset is not None}
+    strange = [path for path, secret in case.secrets.items() if secret.commitment not in salts]
+    if strange and len(datasets) == len(parties):
+        raise DataSecretError(f"{strange[0]} is the secret of none of these claims", hint="leave it out")
 
 
 def _rule_tasks(case: Case, parties: Sequence[Party], progress: Progress | None) -> Ruling:

@@ -158,7 +158,10 @@ class Party:
             if progress is not None:
                 progress(f"{self.name}: {what}", done, total)
 
-        request = replace(self.request, disputed=steps)
+        dataset = intact.genesis.dataset
+        salts = dataset.salts if dataset is not None else None
+        own = {path: secret for path, secret in self.request.secrets.items() if secret.commitment == salts}
+        request = replace(self.request, disputed=steps, secrets=own)
         try:
             try:
                 return verify_intact(intact, request, tell)

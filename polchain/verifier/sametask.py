@@ -105,6 +105,8 @@ def departed(claims: Sequence[IntactClaim], names: Sequence[str], task: Task | N
     seeds = [(c.start.source, c.start.value) if c.start is not None else None for c in claims]
     if terms[0] != terms[1] or (None not in seeds and seeds[0] != seeds[1]):
         reason = "they state different recipes, data, configurations or seeds for one task: --task FILE says which"
+        if len({c.genesis.dataset.salts if c.genesis.dataset is not None else None for c in claims}) > 1:
+            reason += "; the same data under two secrets, or under one and none, cannot be told from other data"
         return Comparison(Compared.UNDECIDED, (False, False), (reason,))
     if not one.checkpoints or not other.checkpoints:
         return Comparison(Compared.UNDECIDED, (False, False), ("one of them has no recorded state yet",))

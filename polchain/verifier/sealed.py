@@ -21,11 +21,13 @@ from typing import overload
 from polchain.core.claim import checkpoint_name, manifest_name
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry
+from polchain.core.genesis import DatasetRef
 from polchain.core.manifest import MANIFEST_LIMIT, FileRow, Manifest, check_manifest
 from polchain.core.multiproof import check_inclusions
 from polchain.core.opening import Opening
 from polchain.core.place import Place
 from polchain.core.question import MAX_SAMPLES, Question, read_question
+from polchain.core.salts import salted_leaf
 from polchain.core.samples import unpack_samples
 from polchain.errors import ChallengeError, FormatError, UsageError
 from polchain.storage.checkpoints import read_tensors
@@ -277,8 +279,19 @@ def _samples(intact: IntactClaim, opening: Opening, question: Question) -> tuple
     if extra is not None:
         raise ChallengeError(f"the opening holds sample {extra}, which was not asked for")
     leaves = {index: sample_leaf(bytes(encoding)) for index, encoding in encodings.items()}
-    check_inclusions(leaves, opening.proof, dataset.samples, dataset.root.value)
+    check_inclusions(_committed(dataset, leaves, opening.salts), opening.proof, dataset.samples, dataset.root.value)
     return Held(dataset.samples, encodings), Leaves(dataset.samples, leaves)
+
+
+def _committed(dataset: DatasetRef, plain: dict[int, bytes], salts: Sequence[bytes] | None) -> dict[int, bytes]:
+    """The disclosed samples' leaf hashes as they are in the committed tree: salted where the data is private."""
+    if dataset.salts is None:
+        if salts is not None:
+            raise ChallengeError("the opening holds salts, and the data is not private: it has none")
+        return plain
+    if salts is None or len(salts) != len(plain):
+        raise FormatError(f"the data is private: {len(plain)} samples take as many salts, not {len(salts or ())}")
+    return {index: salted_leaf(salt, plain[index]) for index, salt in zip(sorted(plain), salts, strict=True)}
 
 
 def _unanswered(intact: IntactClaim, question: Question, held: Held | None) -> Iterator[str]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from polchain.core import merkle
-from polchain.core.digest import Digest
 from polchain.core.entries import Start
 from polchain.core.genesis import Configuration
+from polchain.core.salts import DataSecret, commit_leaves, find_secret
 from polchain.errors import DatasetError, PolchainError, WorkerError
 from polchain.training.fingerprint import Setting, differences
 from polchain.verifier.behaviour import Behaviour, behaviour_steps, not_tested, observe, other_batches
@@ -58,6 +57,7 @@ class Request:
         setting: replay with this in place of the prover's setting; None for the prover's.
         disputed: steps of the states that somebody disputes: the segments around them are replayed.
         answer: a challenge and its answer, which disclose what a sealed claim does not; None where it is not sealed.
+        secrets: of private data, what its owner handed over, by the files; each is this claim's.
     """
 
     claim: Path
@@ -72,6 +72,7 @@ class Request:
     setting: Setting | None = None
     disputed: tuple[int, ...] = ()
     answer: Answered | None = None
+    secrets: Mapping[Path, DataSecret] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class Sitting:
             sandbox: the name of what the recipe is run in.
 
         Raises:
-            UnavailableError: data or a working replay process are missing.
+            UnavailableError: data, the secret of private data, or a working replay process are missing.
             UsageError: the results file is of another verification.
         """
         intact, policy, request = self.intact, self.request.policy, self.request
@@ -187,6 +188,9 @@ class Sitting:
         """The leaf hashes of the data read here, or disclosed, which are those committed; or what is missing."""
         self._tell("reading the data", 0, challenge)
         dataset, answer = self.intact.genesis.dataset, self.request.answer
+        secret = None
+        if dataset is not None and (answer is None or answer.leaves is None):
+            secret = find_secret(dataset, self.request.secrets.values())
         leaves: Sequence[bytes]
         try:
             if answer is not None and answer.leaves is not None:
@@ -197,7 +201,7 @@ class Sitting:
             if self.vouched and isinstance(error, DatasetError | WorkerError):
                 raise
             return (), [f"the recipe does not run here: {error}"]
-        return leaves, _check_data(self.intact, configuration, leaves)
+        return leaves, _check_data(self.intact, configuration, leaves, secret)
 
     def _replay(
         self, challenge: Challenge, leaves: Sequence[bytes], kept: Mapping[int, float], tolerance: Tolerance | None
@@ -250,10 +254,12 @@ class Sitting:
             self.progress(what, done, challenge.cost)
 
 
-def _check_data(intact: IntactClaim, configuration: Configuration, leaves: tuple[bytes, ...]) -> list[str]:
+def _check_data(
+    intact: IntactClaim, configuration: Configuration, leaves: tuple[bytes, ...], secret: DataSecret | None
+) -> list[str]:
     dataset = intact.genesis.dataset
     assert dataset is not None
-    if len(leaves) != dataset.samples or Digest("sha256", merkle.root(leaves)) != dataset.root:
+    if commit_leaves(leaves, secret) != dataset:
         found = f"{len(leaves)} samples, {dataset.samples} are committed"
         if len(leaves) == dataset.samples:
             found = f"{dataset.samples} samples as committed, but other contents"

@@ -17,8 +17,9 @@ from pathlib import Path
 import platformdirs
 
 from polchain.core.claim import Claim
-from polchain.errors import ChallengeError, UnavailableError, UsageError
+from polchain.errors import ChallengeError, DataSecretError, UnavailableError, UsageError
 from polchain.storage.keyfile import default_key_file
+from polchain.storage.secretfile import read_secret
 from polchain.training.fingerprint import Setting, setting_of
 from polchain.training.program import Program
 from polchain.verifier.allowance import Allowance
@@ -53,6 +54,7 @@ def verify(
     resume: Path | str | None = None,
     opening: Path | str | None = None,
     challenge: Path | str | None = None,
+    data_secret: Path | str | None = None,
     progress: Progress | None = None,
     setting: Setting | None = None,
 ) -> Verdict:
@@ -72,12 +74,14 @@ def verify(
         resume: a file of the verifier's own that keeps what was replayed: the same call goes on where it was.
         opening: the prover's answer to a challenge.
         challenge: that challenge, as the verifier drew it.
+        data_secret: the file of the secret that private data is salted with, from its owner.
         progress: called with what is being done, how many steps are replayed, and how many there are.
         setting: replay with this in place of the prover's setting, which may not be had here.
 
     Raises:
         EvidenceError: the claim is damaged or false; which check refused it is in the name and the words.
         UnavailableError: files, data or a working replay process are missing.
+        DataSecretError: the data is private, and its secret is not at hand, or another one.
         UsageError: a results file that is of another verification, or not this user's own.
     """
     if seed is not None and len(seed) != 32:
@@ -95,6 +99,8 @@ def verify(
         raise UsageError("a challenge goes with the opening that answers it")
     kept = Path(resume) if resume is not None else None
     request = Request(Path(claim), policy, Path(data), own, seed, full, timeout, jobs, kept, setting, answer=answer)
+    if data_secret is not None:
+        request = replace(request, secrets={Path(data_secret): read_secret(Path(data_secret))})
     return verify_intact(intact, request, progress)
 
 
@@ -103,13 +109,29 @@ def verify_intact(intact: IntactClaim, request: Request, progress: Progress | No
 
     Raises:
         UnavailableError: data or a working replay process are missing, or nodes contradict each other.
+        DataSecretError: the data is private, and its secret is not at hand, or another one was given.
         UsageError: a results file that is of another verification, or not this user's own.
         PolicyError: what the policy's calibration tolerates adds up to too much for this claim.
     """
+    _check_secrets(intact, request)
     if request.answer is not None and request.answer.held is not None:
         with tempfile.TemporaryDirectory(prefix="polchain-no-data-") as empty:
             return _resume(intact, replace(request, data=Path(empty)), progress)
     return _resume(intact, request, progress)
+
+
+def _check_secrets(intact: IntactClaim, request: Request) -> None:
+    """Refuse a secret that is not this claim's: whoever passes one thinks that the data is checked with it."""
+    dataset = intact.genesis.dataset
+    salts = dataset.salts if dataset is not None else None
+    for path, secret in request.secrets.items():
+        if salts is None:
+            raise DataSecretError(f"{path}: the data of this claim is not private, and no secret belongs to it")
+        if secret.commitment != salts:
+            raise DataSecretError(
+                f"{path} is another secret than the one that the claim's data is salted with ({salts})",
+                hint="each run has a secret of its own, unless it was given one: ask its owner for this one's",
+            )
 
 
 def _resume(intact: IntactClaim, request: Request, progress: Progress | None) -> Verdict:
@@ -165,6 +187,7 @@ def _sandbox(request: Request) -> tuple[Sandbox | None, str]:
     hidden = [request.claim, default_key_file()]
     hidden += [platformdirs.user_config_path("polchain"), platformdirs.user_state_path("polchain")]
     hidden += [request.resume] if request.resume is not None else []
+    hidden += request.secrets
     hidden += request.answer.files if request.answer is not None else ()
     try:
         sandbox = find_sandbox(request.data, hidden, request.policy.sandbox)

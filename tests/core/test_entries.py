@@ -69,7 +69,7 @@ intervals = st.lists(
 configurations = st.builds(
     Configuration, st.integers(1, 300), st.integers(1, 64), intervals, st.sampled_from(PRECISIONS), st.booleans()
 )
-datasets = st.builds(DatasetRef, st.integers(1, 2**40), digest())
+datasets = st.builds(DatasetRef, st.integers(1, 2**40), digest(), st.none() | digest())
 owned = st.fixed_dictionaries({"recipe": recipes(), "dataset": datasets, "configuration": configurations})
 bindings = st.builds(
     Binding,

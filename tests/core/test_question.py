@@ -200,9 +200,22 @@ def test_samples_have_limits_and_one_order() -> None:
             unpack_samples(memoryview(data), most=most, limit=limit)
 
 
-def test_noise_is_no_opening(tmp_path: Path) -> None:
+def test_salts_come_with_samples_and_are_32_bytes_each(tmp_path: Path) -> None:
     path = tmp_path / "r.opening"
-    write_opening(path, HONEST.encode(), {}, list(pack_samples({1: b"one"})), [bytes(32)])
+    salts = [bytes([number]) * 32 for number in range(3)]
+    write_opening(path, HONEST.encode(), {}, list(pack_samples({1: b"one"})), [], salts)
+    assert Opening.read(path).salts == tuple(salts)
+    for samples, wrong in ((None, salts), (None, []), ([b""], [bytes(31)]), ([b""], [*salts, b"x"])):
+        path.unlink()
+        write_opening(path, HONEST.encode(), {}, samples, [], wrong)
+        with pytest.raises(FormatError, match="salts come with samples, 32 bytes for each"):
+            Opening.read(path)
+
+
+@pytest.mark.parametrize("salts", [None, [bytes(range(32))]])
+def test_noise_is_no_opening(salts: list[bytes] | None, tmp_path: Path) -> None:
+    path = tmp_path / "r.opening"
+    write_opening(path, HONEST.encode(), {}, list(pack_samples({1: b"one"})), [bytes(32)], salts)
     assert Opening.read(path).question == HONEST
     honest = path.read_bytes()
     chance = random.Random(2)

@@ -58,6 +58,15 @@ def test_what_departs_from_a_task_is_named(tmp_path: Path) -> None:
     assert departures(task, genesis, start) == ()
     assert departures(replace(task, seed=bytes([1] * 32)), genesis, start) == ("another seed",)
     assert departures(task, genesis, replace(start, source="prover")) == ("another seed",)
+    assert genesis.dataset is not None
+    other, salted = replace(genesis.dataset, root=sha256(b"x")), replace(genesis.dataset, salts=sha256(b"secret"))
+    assert departures(task, replace(genesis, dataset=other), start) == ("another dataset",)
+    private = ("another dataset, or the same under another secret",)
+    assert departures(task, replace(genesis, dataset=salted), start) == private, "plain data was ordered"
+    ordered = Task.of(replace(genesis, dataset=salted), bytes(32))
+    assert Task.parse(ordered.encode()) == ordered != task
+    assert departures(ordered, replace(genesis, dataset=salted), start) == ()
+    assert departures(ordered, genesis, start) == private
     assert departures(replace(task, recipe=ZERO), genesis, None) == ("another recipe",)
     other = replace(genesis, dataset=DatasetRef(9, ZERO))
     assert departures(task, other, start) == ("another dataset",)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polchain.core import merkle
+from polchain.core.salts import DataSecret
 from polchain.errors import DatasetError, EvidenceError, FormatError, InclusionError, RecipeError
 from polchain.training.dataset import (
     Commitment,
@@ -229,6 +230,26 @@ def test_an_opening_holds_for_its_index_and_sample_alone() -> None:
         ):
             with pytest.raises(EvidenceError):
                 check_opening(wrong, ref)
+
+
+def test_a_private_opening_holds_with_its_salt_alone() -> None:
+    secret, commitment = DataSecret(bytes(range(32))), Commitment.of(DATA)
+    ref, plain = commitment.ref(secret), commitment.ref()
+    for index in range(len(DATA)):
+        opening = commitment.open(DATA, index, secret)
+        check_opening(opening, ref)
+        wrong = [
+            (dataclasses.replace(opening, salt=None), ref),
+            (dataclasses.replace(opening, salt=commitment.open(DATA, (index + 1) % len(DATA), secret).salt), ref),
+            (dataclasses.replace(opening, salt=bytes(31)), ref),
+            (dataclasses.replace(opening, encoding=encode_sample(DATA[(index + 1) % len(DATA)])), ref),
+            (commitment.open(DATA, index), ref),
+            (opening, plain),
+            (dataclasses.replace(commitment.open(DATA, index), salt=opening.salt), plain),
+        ]
+        for changed, against in wrong:
+            with pytest.raises(EvidenceError):
+                check_opening(changed, against)
 
 
 def test_any_flipped_byte_of_an_opening_raises() -> None:

@@ -237,6 +237,21 @@ def test_another_seed_than_the_tasks_convicts_by_its_own_words(room: Room) -> No
     assert found.reasons[0] == "A states another seed than the task"
 
 
+def test_one_dataset_under_two_secrets_is_not_compared(room: Room) -> None:
+    def salted(text: bytes) -> IntactClaim:
+        assert room.honest.genesis.dataset is not None
+        dataset = replace(room.honest.genesis.dataset, salts=sha256(text))
+        return replace(room.honest, genesis=replace(room.honest.genesis, dataset=dataset))
+
+    for claims in ((salted(b"one"), salted(b"two")), (room.honest, salted(b"one"))):
+        found = room.compare(*claims, task=False)
+        assert (found.outcome, found.replayed) == (Compared.UNDECIDED, 0)
+        assert "the same data under two secrets, or under one and none" in found.reasons[0]
+    found = room.compare(room.honest, salted(b"one"))
+    assert (found.outcome, found.convicted) == (Compared.CONVICTED, (False, True)), "plain data was ordered"
+    assert found.reasons == ("B states another dataset, or the same under another secret than the task",)
+
+
 def test_a_conviction_takes_the_same_setting(room: Room) -> None:
     """Another machine rounds another way: there a difference is examined, and this one is large enough."""
 
