@@ -45,6 +45,7 @@ class Settling:
     full: bool
     timeout: float
     jobs: int | None
+    threads: int | None
     heads: Mapping[str, bytes]
 
 
@@ -65,6 +66,7 @@ def rule(asked: Settling, policy: Policy, *, as_json: bool) -> int:
         full=asked.full,
         timeout=asked.timeout,
         jobs=asked.jobs,
+        threads=asked.threads,
         heads=asked.heads,
     )
     with output.Progress("reading the claims", 1) as progress:

@@ -182,9 +182,8 @@ def verify(
 
         folder = data.resolve() if data is not None else data_dir()
         own = _own_recipe(recipe, module, words)
-        return rule(
-            Settling(targets, model, task, folder, own, drawn, full, timeout, jobs, heads), wanted, as_json=as_json
-        )
+        asked = Settling(targets, model, task, folder, own, drawn, full, timeout, jobs, threads, heads)
+        return rule(asked, wanted, as_json=as_json)
     target = targets[0]
 
     from polchain.core.claim import Claim

@@ -39,8 +39,20 @@ def test_a_coarser_type_of_the_same_weights_is_the_same() -> None:
     for kind in (torch.bfloat16, torch.float16):
         export = state({name: tensor.to(kind) for name, tensor in TENSORS.items()})
         assert match(export, state(TENSORS), 1e-9).exact
-        assert match(state(TENSORS), export, 1e-9).exact
     assert match(state({name: tensor.double() for name, tensor in TENSORS.items()}), state(TENSORS), 0.0).exact
+
+
+def test_a_few_bits_of_a_model_are_not_the_model() -> None:
+    for kind in (torch.bfloat16, torch.float8_e5m2):
+        rounded = {name: tensor.to(kind) for name, tensor in TENSORS.items()}
+        assert not match(state(TENSORS), state(rounded), 1e-4).found, "a log of fewer bits than the file has"
+        assert match(state({name: tensor.float() for name, tensor in rounded.items()}), state(rounded), 0.0).exact
+
+
+def test_a_tensor_without_a_number_is_constant() -> None:
+    tensors = {"a": torch.full((4,), math.nan), "b": torch.ones(4), "c": torch.tensor([1.0, math.nan])}
+    diverged = state(tensors)
+    assert constant_rows(diverged, diverged.manifest.tensors()) == {"model/a", "model/b"}
 
 
 def test_within_the_distance_is_said_and_beyond_it_is_not_found() -> None:

@@ -24,6 +24,7 @@ from polchain.verifier.dispute import rule_between
 from polchain.verifier.ruling import Ruling
 from tests.anchors.worlds import Anvil, AnvilWorld
 from tests.claims import DATA, DIGITS, SCRIPTS, checkpoints_of, entries_of, record_once, write_log
+from tests.court import is_mirror
 from tests.disputes import NETWORKS, Foreigner, Lab, Prover, nearly, together, weights_of
 from tests.forgers.forge import tensors_of
 from tests.schema import violations
@@ -103,12 +104,7 @@ def both_ways(lab: Lab, one: Prover | Foreigner, other: Prover | Foreigner, mode
     """The ruling between two, once it was found to be the same the other way round."""
     ruling = lab.rule(one, other, model=model)
     mirrored = lab.rule(other, one, model=model)
-    swap = {"A": "B", "B": "A"}
-    assert (mirrored.word, mirrored.exit_code) == (ruling.word, ruling.exit_code)
-    assert {swap[name] for name in mirrored.named} == set(ruling.named)
-    decisions = [model.pairs[0].decision for model in ruling.models]
-    others = [model.pairs[0].decision.mirrored for model in mirrored.models]
-    assert sorted(map(str, decisions)) == sorted(map(str, others))
+    assert is_mirror(ruling, mirrored)
     return ruling
 
 
