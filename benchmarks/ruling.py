@@ -92,7 +92,7 @@ def measure(claims: list[Path], steps: int, chain: EmbeddedChain) -> dict[str, A
     )
     seconds = time.monotonic() - begun
     verdicts = [verdict for claim in ruling["claims"] for verdict in claim["verdicts"]]
-    replays = [item for verdict in verdicts for item in verdict["replays"]]
+    replays = [item for verdict in verdicts for item in verdict["replays"] if not item["earlier"]]
     replay = sum(float(item["seconds"]) for item in replays)
     return {
         "entries": [verdict["entries"] for verdict in verdicts],

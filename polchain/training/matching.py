@@ -18,18 +18,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
 from polchain.core.manifest import Manifest, Snapshot, TensorRow, group_of
 from polchain.training.distance import FLOATING
 from polchain.training.state import TORCH_DTYPES, tensor_from
 
-__all__ = ["Match", "beside", "constant_rows", "match", "parameters", "same_values"]
+__all__ = ["Match", "Spread", "beside", "constant_rows", "match", "parameters", "same_values"]
 
 # A tensor of fewer elements has the sorted values of another by chance.
 SCREENED: Final = 256
 # Sorting is for those whose largest value agrees; whoever makes all agree is not waited for.
 MOST_SORTED: Final = 10_000
+# Far over what sums of fp64 are off, far under any distance that says something.
+ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +100,74 @@ def match(model: Snapshot | Manifest, state: Snapshot | Manifest, distance: floa
     return Match(True, worst, tensor)
 
 
-def same_values(model: Snapshot, state: Snapshot, distance: float) -> bool:
-    """Whether at least half of a model's elements are in tensors whose sorted values a state's tensor has."""
-    rows = parameters(model.manifest)
+class Spread:
+    """The values of a snapshot's tensors, whatever their places: |values| over their norm, sorted; each found once."""
+
+    def __init__(self, state: Snapshot) -> None:
+        self.state = state
+        self._outlines: dict[str, tuple[float, float] | None] = {}
+        self._sorted: dict[str, torch.Tensor] = {}
+
+    def outline(self, row: TensorRow) -> tuple[float, float] | None:
+        """The largest value, and the sum of all over the root of their number; None where they say nothing."""
+        if row.name not in self._outlines:
+            values = _load(self.state, row).double().reshape(-1).abs()
+            norm = float(values.norm())
+            low, high = (float(value) for value in values.aminmax())
+            said = math.isfinite(norm) and norm > 0.0 and low < high
+            total = float(values.sum()) / math.sqrt(values.numel())
+            self._outlines[row.name] = (high / norm, total / norm) if said else None
+        return self._outlines[row.name]
+
+    def values(self, row: TensorRow) -> torch.Tensor:
+        """All of them."""
+        if row.name not in self._sorted:
+            values = _load(self.state, row).double().reshape(-1).abs()
+            # numpy sorts numbers many times faster than torch.
+            ordered = torch.from_numpy(np.sort(values.numpy()))
+            self._sorted[row.name] = torch.div(ordered, values.norm())
+        return self._sorted[row.name]
+
+
+def same_values(model: Snapshot | Spread, state: Snapshot, distance: float) -> bool:
+    """Whether at least half of a model's elements are in tensors whose sorted values a state's tensor has.
+
+    Args:
+        model: what is looked for; its `Spread` where it is looked for in many states.
+        state: where.
+        distance: the most that sorted values may differ.
+    """
+    mine, theirs = model if isinstance(model, Spread) else Spread(model), Spread(state)
+    rows = parameters(mine.state.manifest)
     wanted = {size for row in rows if (size := _elements(row)) >= SCREENED}
-    others: dict[int, list[tuple[float, TensorRow]]] = defaultdict(list)
+    others: dict[int, list[tuple[float, float, TensorRow]]] = defaultdict(list)
     for row in state.manifest.tensors():
         if _floating(row, ("model", "extra")) and _elements(row) in wanted:
-            peak = _peak(state, row)
-            if peak is not None:
-                others[_elements(row)].append((peak, row))
+            outline = theirs.outline(row)
+            if outline is not None:
+                others[_elements(row)].append((*outline, row))
     for places in others.values():
-        places.sort(key=lambda place: (place[0], place[1].name))
+        places.sort(key=lambda place: (place[0], place[2].name))
     found = tried = 0
     left = total = sum(_elements(row) for row in rows)
+    slack = distance + ROUNDING
     for row in sorted(rows, key=_elements, reverse=True):
         size = _elements(row)
-        peak = _peak(model, row) if size in others else None
-        if peak is not None:
-            # The largest value alone tells most tensors apart, without sorting.
+        outline = mine.outline(row) if size in others else None
+        alike: list[TensorRow] = []
+        if outline is not None:
+            peak, mean = outline
+            # Of what is within the distance neither the largest value nor the mean differs by more (for the mean, by
+            # Cauchy and Schwarz): they tell most tensors apart, without sorting.
             places = others[size]
-            first = bisect.bisect_left(places, peak - distance, key=lambda place: place[0])
-            end = bisect.bisect_right(places, peak + distance, key=lambda place: place[0])
+            first = bisect.bisect_left(places, peak - slack, key=lambda place: place[0])
+            end = bisect.bisect_right(places, peak + slack, key=lambda place: place[0])
             tried += end - first
             if tried > MOST_SORTED:
                 return False
-            values = _normalised(model, row)
-            if any(float((values - _normalised(state, other)).norm()) <= distance for _, other in places[first:end]):
-                found += size
+            alike = [other for _, theirs_mean, other in places[first:end] if abs(theirs_mean - mean) <= slack]
+        if any(float((mine.values(row) - theirs.values(other)).norm()) <= distance for other in alike):
+            found += size
         left -= size
         if 2 * (found + left) < total:
             return False
@@ -165,20 +208,6 @@ def _distance(mine: torch.Tensor, dtype: str, other: torch.Tensor, other_dtype: 
 def _precision(dtype: str) -> tuple[int, float]:
     kind = TORCH_DTYPES[dtype]
     return kind.itemsize, -torch.finfo(kind).eps
-
-
-def _peak(state: Snapshot, row: TensorRow) -> float | None:
-    """The largest |value| over the norm; None where that says nothing."""
-    values = _load(state, row).double().reshape(-1).abs()
-    norm = float(values.norm())
-    if not math.isfinite(norm) or norm == 0.0 or _constant(values):
-        return None
-    return float(values.max()) / norm
-
-
-def _normalised(state: Snapshot, row: TensorRow) -> torch.Tensor:
-    values = _load(state, row).double().reshape(-1).abs()
-    return torch.div(values.sort().values, values.norm())
 
 
 def _common_end(name: str, other: str) -> int:

@@ -17,7 +17,7 @@ from polchain.core.manifest import Manifest, Snapshot, TensorRow, group_of
 from polchain.errors import UsageError
 from polchain.training.distance import FLOATING
 from polchain.training.foreign import read_foreign
-from polchain.training.matching import beside, constant_rows, match, parameters, same_values
+from polchain.training.matching import Spread, beside, constant_rows, match, parameters, same_values
 from polchain.verifier.bench import state_of
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.lineage import LEAST_ELEMENTS, RowId, StateRows, row_id
@@ -133,6 +133,7 @@ def cover(
     """
     undisclosed = unread = 0
     looks_like: list[int] = []
+    spread = Spread(model) if isinstance(model, Snapshot) else None
     for entry, number in zip(intact.checkpoints, intact.numbers, strict=True):
         if 0 <= until <= number:
             break
@@ -145,7 +146,8 @@ def cover(
         if found.found and not is_base(state, bases, distance):
             remarks = _unseen(undisclosed, unread, before=entry.step)
             return Found(Coverage(entry.step, number, found.worst), remarks)
-        if not found.found and _same(model, state, distance):
+        # One is enough to be said.
+        if not found.found and not looks_like and _same(spread, state, distance):
             looks_like.append(entry.step)
     said = list(_unseen(undisclosed, unread))
     if looks_like:
@@ -214,8 +216,8 @@ def _known(intact: IntactClaim, entry: CheckpointEntry) -> Snapshot | Manifest |
     return state_of(intact, entry) or intact.claim.manifest(entry.state)
 
 
-def _same(model: Snapshot | Manifest, state: Snapshot | Manifest, distance: float) -> bool:
-    return isinstance(model, Snapshot) and isinstance(state, Snapshot) and same_values(model, state, distance)
+def _same(model: Spread | None, state: Snapshot | Manifest, distance: float) -> bool:
+    return model is not None and isinstance(state, Snapshot) and same_values(model, state, distance)
 
 
 def _unseen(undisclosed: int, unread: int, before: int | None = None) -> tuple[str, ...]:

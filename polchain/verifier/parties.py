@@ -167,12 +167,21 @@ class Party:
             self._rows = rows_of(self.intact, last) if self.intact is not None and last >= 0 else ((), frozenset())
         return self._rows
 
+    def _reproduced(self) -> Mapping[int, float]:
+        """What was replayed for another model in dispute, and was exact: the segments, and how long each took."""
+        done = [item for one in self.verdicts.values() if one is not None for item in one.reproductions]
+        return {
+            item.pick.segment.index: item.seconds
+            for item in done
+            if item.pick is not None and item.outcome is Outcome.EXACT
+        }
+
     def _verified(self, intact: IntactClaim, steps: tuple[int, ...], progress: Progress | None) -> Verdict | None:
         def tell(what: str, done: int, total: int) -> None:
             if progress is not None:
                 progress(f"{self.name}: {what}", done, total)
 
-        request = replace(self.request, disputed=steps)
+        request = replace(self.request, disputed=steps, replayed=self._reproduced())
         try:
             while True:
                 try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from polchain.core import merkle
@@ -58,6 +58,8 @@ class Request:
         setting: replay with this in place of the prover's setting; None for the prover's.
         disputed: steps of the states that somebody disputes: the segments around them are replayed.
         answer: a challenge and its answer, which disclose what a sealed claim does not; None where it is not sealed.
+        replayed: segments of this log that this verifier has reproduced exactly before, by index, and the seconds of
+            each: they are not replayed again.
     """
 
     claim: Path
@@ -72,6 +74,7 @@ class Request:
     setting: Setting | None = None
     disputed: tuple[int, ...] = ()
     answer: Answered | None = None
+    replayed: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ class Sitting:
             tolerance = calibrated.tolerance(self.bench.here) if self.bench.here else None
             if tolerance is not None:
                 challenge = draw(unit_steps(intact))
-            kept: Mapping[int, float] = {}
+            kept = request.replayed
             if self.results is not None:
                 kept = self.results.begin(
                     Belonging.of(

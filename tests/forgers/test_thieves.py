@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from benchmarks.published_check import tensors_of
 from polchain.core.digest import Digest
 from polchain.core.entries import Final, encode_entry, leaf_data
-from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import PrivateKey
 from polchain.errors import UsageError
@@ -287,13 +287,13 @@ def test_tensors_that_all_look_alike_are_not_compared_for_ever(monkeypatch: pyte
         for rows in ({f"model/{i}": t for i, t in enumerate(alike)}, {f"model/{i}": -t.T for i, t in enumerate(alike)})
     ]
     seen = 0
-    real = matching._normalised
+    real = matching.Spread.values
 
-    def counted(*words: object) -> torch.Tensor:
+    def counted(spread: matching.Spread, row: TensorRow) -> torch.Tensor:
         nonlocal seen
         seen += 1
-        return real(*words)  # type: ignore[arg-type]
+        return real(spread, row)
 
-    monkeypatch.setattr(matching, "_normalised", counted)
+    monkeypatch.setattr(matching.Spread, "values", counted)
     assert not matching.same_values(*states, 1e-9)
     assert 0 < seen <= 2 * matching.MOST_SORTED

@@ -96,6 +96,22 @@ def test_permuted_and_rescaled_copies_have_the_same_sorted_values() -> None:
     assert not same_values(state(constant), state(constant), 1e-3), "a constant tensor says nothing"
 
 
+def test_no_copy_within_the_distance_is_lost_to_what_spares_sorting() -> None:
+    """What is compared first, the largest value and the mean, may only rule out what sorting would rule out too."""
+    weight = TENSORS["fc.weight"]
+    found = 0
+    for exponent in torch.linspace(-6, -1, 41).tolist():
+        noise = 10**exponent * torch.randn(16, 32, generator=SOURCE)
+        for other in (weight + noise, weight * (1 + 10**exponent), weight + 10**exponent):
+            a, b = (t.double().flatten().abs().sort().values for t in (weight, other))
+            gap = float((a / a.norm() - b / b.norm()).norm())
+            for distance in (gap * (1 + 1e-6), gap * (1 - 1e-6)):
+                said = same_values(state({"a": weight}), state({"a": other}), distance)
+                assert said == (gap <= distance), f"{gap} apart, {distance} asked for"
+                found += said
+    assert 100 < found < 200
+
+
 def test_constant_rows_are_known() -> None:
     made = state({"a": torch.ones(4), "b": torch.arange(4.0), "c": torch.zeros(0)})
     assert constant_rows(made, made.manifest.tensors()) == {"model/a", "model/c"}
