@@ -23,7 +23,7 @@ __all__ = ["COMMANDS", "application", "main"]
 # In the order of `polchain --help`: the prover, the verifier, the house.
 COMMANDS = (
     "keys", "init", "train", "commit", "anchor", "inspect", "export",
-    "verify", "challenge", "calibrate", "contract", "demo",
+    "verify", "report", "challenge", "calibrate", "contract", "demo",
 )  # fmt: skip
 
 

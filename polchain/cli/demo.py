@@ -199,7 +199,7 @@ class _Demo:
         command(
             *("verify", "--claim", alice / "claim", "--claim", mallory / "copy-claim"),
             *("--key", alice / "key.pub", "--key", mallory / "key.pub"),
-            *("--recipe", self.script, "--data", self.data, *network),
+            *("--recipe", self.script, "--data", self.data, *network, "--report", self.ruling),
         )
         tell(
             "The weights that a training begins with come from its seed, and the seed from its owner's key. Alice's "

@@ -49,8 +49,8 @@ class Settling:
     heads: Mapping[str, bytes]
 
 
-def rule(asked: Settling, policy: Policy, *, as_json: bool) -> int:
-    """Rule between claims and print it; returns the exit code."""
+def rule(asked: Settling, policy: Policy) -> Ruling:
+    """Rule between claims."""
     from polchain.verifier.dispute import Case, rule_between
 
     if asked.model is not None and asked.task is not None:
@@ -76,9 +76,7 @@ def rule(asked: Settling, policy: Policy, *, as_json: bool) -> int:
                 progress.begin(what)
             progress.update(done, total)
 
-        ruling = rule_between(case, show)
-    show_ruling(ruling, as_json=as_json)
-    return ruling.exit_code
+        return rule_between(case, show)
 
 
 def show_ruling(ruling: Ruling, *, as_json: bool) -> None:

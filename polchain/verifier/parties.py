@@ -156,6 +156,8 @@ class Party:
             self.proof,
             verdicts,
             tuple(dict.fromkeys(self.remarks)),
+            intact,
+            self.times,
         )
 
     def _read_rows(self) -> tuple[tuple[StateRows, ...], frozenset[RowId]]:

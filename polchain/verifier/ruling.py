@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from polchain.core.encoding import JSON
+from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.pairs import ModelRuling
 from polchain.verifier.priority import Outcome
 from polchain.verifier.sametask import Compared, Comparison
-from polchain.verifier.times import plain
+from polchain.verifier.times import Times, plain
 from polchain.verifier.verdict import Verdict
 
 __all__ = ["ClaimFacts", "Ruling", "TaskPair", "joined"]
@@ -32,6 +33,7 @@ class ClaimFacts:
         proof: two heads that contradict each other, with what convinces anybody; empty where there are none.
         verdicts: a verdict for each state up to which it was verified, by the last of the steps that it is about.
         remarks: what was not checked of it.
+        intact, times: the claim, and when its log was written; None where integrity failed.
     """
 
     name: str
@@ -42,6 +44,8 @@ class ClaimFacts:
     proof: str = ""
     verdicts: tuple[tuple[int, Verdict], ...] = ()
     remarks: tuple[str, ...] = ()
+    intact: IntactClaim | None = field(default=None, repr=False, compare=False)
+    times: Times | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,323 @@
+"""A verification as the command line asks for it: the options, read and put together; what came of it, to print or to
+certify. `verify` and `report` share it."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polchain.cli import output
+from polchain.cli.options import check_seconds
+from polchain.cli.trust import Trust, read_heads
+from polchain.errors import MissingFileError, UsageError
+
+if TYPE_CHECKING:
+    from polchain.core.encoding import JSON
+    from polchain.training.fingerprint import Setting
+    from polchain.verifier.certificate import Asked
+    from polchain.verifier.integrity import IntactClaim
+    from polchain.verifier.policy import Policy
+    from polchain.verifier.ruling import Ruling
+    from polchain.verifier.verdict import Verdict
+    from polchain.verifier.vouching import OwnRecipe
+
+__all__ = ["Options", "Settled", "check_kind", "parse_seed", "read_intact", "settle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `verify`, as they were given."""
+
+    targets: tuple[Path, ...]
+    trust: Trust
+    recipe: Path | None
+    module: bool
+    recipe_args: str
+    data: Path | None
+    full: bool
+    seed: str | None
+    timeout: float
+    jobs: int | None
+    resume: Path | None
+    threads: int | None
+    head: tuple[Path, ...]
+    model: Path | None
+    task: Path | None
+    opening: Path | None
+    challenge: Path | None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """From the parameters of `verify`, by name.
+
+        Raises:
+            UsageError: no claim, or what is plainly none.
+        """
+        values = dict(given)
+        claim, claims = values["claim"], values["claims"]
+        named = [*([claim] if isinstance(claim, Path) else []), *(claims if isinstance(claims, list) else [])]
+        if not named:
+            raise UsageError("which claim?", hint="polchain verify CLAIM")
+        for path in named:
+            check_kind(path)
+        lists = {
+            name: values[name] or [] for name in ("key", "trust_recipe", "rpc", "block_hash", "tsa", "calibration")
+        }
+        trust = Trust(
+            policy=values["policy"], keys=lists["key"], recipes=lists["trust_recipe"], fraction=values["fraction"],
+            confidence=values["confidence"], unsafe=values["unsafe_no_sandbox"], memory=values["memory"],
+            network=values["network"], rpc=lists["rpc"], blocks=lists["block_hash"], tsas=lists["tsa"],
+            budget=values["budget"], calibrations=lists["calibration"], consistent=values["accept_consistent"],
+        )  # fmt: skip
+        same = {
+            name: values[name]
+            for name in (
+                "recipe", "module", "recipe_args", "data", "full", "seed", "timeout", "jobs", "resume",
+                "threads", "model", "task", "opening", "challenge",
+            )
+        }  # fmt: skip
+        return cls(targets=tuple(named), trust=trust, head=tuple(values["head"] or ()), **same)
+
+    @property
+    def several(self) -> bool:
+        """Whether a ruling is asked for, and not a verdict."""
+        return len(self.targets) > 1 or self.model is not None or self.task is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What came of it: a verdict on one claim, or a ruling between several."""
+
+    options: Options
+    policy: Policy
+    seed: bytes | None
+    verdict: Verdict | None = None
+    intact: IntactClaim | None = None
+    ruling: Ruling | None = None
+
+    @property
+    def word(self) -> str:
+        """The outcome."""
+        if self.ruling is not None:
+            return self.ruling.word
+        assert self.verdict is not None
+        return self.verdict.outcome.value
+
+    @property
+    def exit_code(self) -> int:
+        """What `verify` exits with."""
+        if self.ruling is not None:
+            return self.ruling.exit_code
+        assert self.verdict is not None
+        return self.verdict.exit_code
+
+    @property
+    def complete(self) -> bool:
+        """Whether every step that a verdict is about was replayed, so that another draw finds nothing else."""
+        verdicts = [self.verdict] if self.ruling is None else [v for c in self.ruling.claims for _, v in c.verdicts]
+        return all(one is not None and one.bound.complete for one in verdicts)
+
+    def show(self, *, as_json: bool) -> None:
+        """Print it."""
+        if self.ruling is not None:
+            from polchain.cli.dispute import show_ruling
+
+            show_ruling(self.ruling, as_json=as_json)
+            return
+        from polchain.cli.verdicts import show_verdict
+
+        assert self.verdict is not None
+        assert self.intact is not None
+        show_verdict(self.verdict, self.intact, self.options.targets[0], as_json=as_json)
+
+    def facts(self) -> dict[str, JSON]:
+        """The facts of its certificate."""
+        from polchain.verifier.certificate import certify_ruling, certify_verdict
+
+        if self.ruling is not None:
+            return certify_ruling(self.ruling, self.policy, self._asked(self.seed))
+        assert self.verdict is not None
+        assert self.intact is not None
+        challenge = self.verdict.challenge
+        drawn = challenge.seed if challenge is not None and self.options.opening is None else None
+        return certify_verdict(self.verdict, self.intact, self.policy, self._asked(drawn))
+
+    def _asked(self, seed: bytes | None) -> Asked:
+        from polchain.core.place import hash_file
+        from polchain.verifier.certificate import Asked
+        from polchain.verifier.report import versions
+
+        model, task = self.options.model, ""
+        if self.options.task is not None:
+            from polchain.cli.options import read_task
+
+            task = str(read_task(self.options.task).digest)
+        return Asked(
+            claims=tuple(path.resolve().name for path in self.options.targets),
+            versions=versions(),
+            seed=seed.hex() if seed is not None else "",
+            full=self.options.full,
+            threads=self.options.threads or 0,
+            model=model.name if model is not None else "",
+            model_digest=str(hash_file(model)) if model is not None and model.is_file() else "",
+            task=task,
+            opening=self.options.opening is not None,
+        )
+
+
+def settle(options: Options, *, certified: bool = False) -> Settled:
+    """Verify a claim, or rule between several.
+
+    Args:
+        options: what was asked for.
+        certified: whether a certificate is to come of it: then all claims are drawn on from one seed, which it names.
+
+    Raises:
+        PolchainError: as `verify` and `rule_between` say; UsageError also for options that do not go together.
+    """
+    policy, drawn = options.trust.read(), parse_seed(options.seed)
+    if options.full and policy.budget is not None:
+        raise UsageError("--full replays everything, and a budget caps the replays: one of them")
+    _check_together(options, drawn is not None)
+    heads = read_heads(options.head)
+    own = _own_recipe(options.recipe, options.module, _words(options.recipe_args))
+    check_seconds("--timeout", options.timeout)
+    from polchain.training.dataset import data_dir
+
+    folder = options.data.resolve() if options.data is not None else data_dir()
+    if options.several:
+        if options.resume is not None or options.opening is not None or len(options.targets) == 1:
+            raise UsageError(
+                "a ruling takes several claims, more than their integrity, and one sitting",
+                hint="polchain verify --claim A --claim B",
+            )
+        from polchain.cli.dispute import Settling, rule
+
+        if certified and drawn is None:
+            drawn = secrets.token_bytes(32)
+        asked = Settling(
+            options.targets, options.model, options.task, folder, own, drawn, options.full, options.timeout,
+            options.jobs, options.threads, heads,
+        )  # fmt: skip
+        return Settled(options, policy, drawn, ruling=rule(asked, policy))
+    return _settle_one(options, policy, drawn, own, folder, heads)
+
+
+def _settle_one(
+    options: Options,
+    policy: Policy,
+    drawn: bytes | None,
+    own: OwnRecipe | None,
+    folder: Path,
+    heads: Mapping[str, bytes],
+) -> Settled:
+    from polchain.verifier.sealed import read_answer
+    from polchain.verifier.verify import Request, verify_intact
+
+    target, resume, opening = options.targets[0], options.resume, options.opening
+    intact = read_intact(options, policy, heads)
+    request = Request(
+        claim=target,
+        policy=policy,
+        data=folder,
+        recipe=own,
+        seed=drawn,
+        full=options.full,
+        timeout=options.timeout,
+        jobs=options.jobs,
+        resume=resume,
+        setting=_setting(intact, options.threads),
+        answer=read_answer(intact, opening, options.challenge, policy) if opening is not None else None,
+    )
+    with output.Progress("reading the data", 1) as progress:
+
+        def show(what: str, done: int, total: int) -> None:
+            if what != progress.what:
+                progress.begin(what)
+            progress.update(done, total)
+
+        try:
+            verdict = verify_intact(intact, request, show)
+        except KeyboardInterrupt:
+            if resume is not None:
+                progress.clear()
+                output.note(f"what was replayed is in {resume}: the same command goes on from there")
+            raise
+    shown = request.answer.intact if request.answer is not None else intact
+    return Settled(options, policy, drawn, verdict, shown)
+
+
+def read_intact(options: Options, policy: Policy, heads: Mapping[str, bytes]) -> IntactClaim:
+    """The one claim, its integrity checked."""
+    from polchain.core.claim import Claim
+    from polchain.verifier.integrity import check_integrity
+
+    return check_integrity(Claim.read(options.targets[0]), policy, heads)
+
+
+def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
+    """The prover's setting with another number of threads; None to keep his."""
+    from polchain.training.fingerprint import setting_of
+
+    if threads is None or intact.start is None:
+        return None
+    return setting_of({**intact.start.fingerprint, "threads": threads})
+
+
+def _check_together(options: Options, seeded: bool) -> None:
+    if options.challenge is not None and options.opening is None:
+        raise UsageError("--challenge goes with --opening", hint="`polchain respond` makes the opening")
+    if options.opening is not None and (seeded or options.full or options.trust.budget is not None):
+        raise UsageError("--opening answers a draw that was made: --seed, --full and --budget belong to `challenge`")
+
+
+def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:
+    from polchain.verifier.vouching import OwnRecipe
+
+    if recipe is None:
+        if module or arguments:
+            raise UsageError("--module and --recipe-args go with --recipe")
+        return None
+    return OwnRecipe(Path.cwd(), str(recipe), True, arguments) if module else OwnRecipe.script(recipe, arguments)
+
+
+def check_kind(path: Path) -> None:
+    """Refuse what is plainly something else than a claim; what a claim must hold, `Claim.read` says."""
+    from polchain.core.archive import is_archive
+    from polchain.core.claim import LISTING
+    from polchain.storage.ledger import DATABASE
+
+    if path.is_file() and not is_archive(path):
+        raise MissingFileError(
+            f"{path} is a file, not a claim", hint="a claim is the folder, or the zip, that `polchain export` writes"
+        )
+    if (path / DATABASE).is_file() and not (path / LISTING).exists():
+        raise MissingFileError(f"{path} is a run, not a claim", hint="`polchain export RUN OUT` writes a run's claim")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"--recipe-args: {str(error).lower()}") from None
+
+
+def parse_seed(text: str | None) -> bytes | None:
+    """The 32 bytes of `--seed`; None where it was not given.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        raise UsageError("--seed is not hexadecimal", hint="it is the 64 digits that a verdict prints") from None
+    if len(seed) != 32:
+        raise UsageError(f"--seed is {len(seed)} bytes, not 32")
+    return seed

@@ -1,0 +1,305 @@
+"""What a certificate's page shows: its facts -> plain values for the template. Nothing here is HTML but the plots.
+
+Everything follows from the facts alone, so that the page can be made again from the facts that it holds.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from polchain.anchors.interval import clock
+from polchain.verifier import figures
+from polchain.verifier.checks import checks_of
+from polchain.verifier.figures import Bar, Mark, Point
+from polchain.verifier.repeat import commands, demands, digests, percent
+
+__all__ = ["view_of"]
+
+GOOD: Final = ("VERIFIED", "CONSISTENT", "PROVEN", "EARLIER", "DESCENDS", "CONTINUES", "INDEPENDENT")
+BAD: Final = ("REFUTED", "CONVICTED", "EQUIVOCATION")
+LANES: Final = 6
+ROWS: Final = 200
+OUTCOMES: Final = {
+    "EXACT": "reproduced exactly",
+    "WITHIN": "reproduced within tau",
+    "REFUTED": "refuted",
+    "INCONCLUSIVE": "came to no end",
+}
+
+Facts = Mapping[str, Any]
+
+
+def view_of(facts: Facts) -> dict[str, Any]:
+    """The values that the template lays out."""
+    result, ruling = facts["result"], facts["kind"] == "ruling"
+    word = result["ruling"] if ruling else result["verdict"]
+    sentence, reasons = (result["sentence"], result["reasons"]) if ruling else _sentence(result["reasons"])
+    verdicts = [one["verdicts"] for one in result["claims"]] if ruling else [[result]]
+    failures = [one["failure"] for one in result["claims"]] if ruling else [""]
+    parties = zip(facts["claims"], verdicts, failures, strict=True)
+    claims = [_claim(claim, mine, failure, ruling) for claim, mine, failure in parties]
+    intact = [claim for claim in facts["claims"] if claim["intact"]]
+    return {
+        "ruling": ruling,
+        "word": word,
+        "tone": _tone(word, ruling),
+        "sentence": sentence,
+        "reasons": reasons,
+        "claims": claims,
+        "timeline": _timeline(intact, ruling),
+        "models": result["models"] if ruling else [],
+        "facts": [_sides(model) for model in result["models"]] if ruling else [],
+        "tasks": result["task"] if ruling else [],
+        "proofs": sorted({one["proof"] for one in result["claims"] if one["proof"]}) if ruling else [],
+        "programs": _programs(intact, ruling),
+        "unproved": list(result["not_checked"] if ruling else result["remarks"]),
+        "made": list(_made(facts)),
+        "sandboxes": sorted({one["sandbox"] for many in verdicts for one in many if one["sandbox"]}),
+        "seconds": f"{sum(_number(r['seconds']) for many in verdicts for one in many for r in one['replays']):.1f}",
+        "commands": commands(facts),
+        "demands": demands(facts),
+        "digests": list(digests(facts)),
+    }
+
+
+def _made(facts: Facts) -> Iterator[tuple[str, str]]:
+    made = facts["made"]
+    yield "made", clock(made["at"], 60, False)
+    for claim, file in zip(facts["claims"], made["claims"], strict=True):
+        yield f"file of claim {claim['name']}" if facts["kind"] == "ruling" else "file of the claim", file
+    if made["model"]:
+        yield "file of the weights", made["model"]
+    yield from made["versions"].items()
+
+
+def _tone(word: str, ruling: bool) -> str:
+    if word in GOOD:
+        return "good"
+    return "bad" if word in BAD else "open"
+
+
+def _sentence(reasons: Sequence[str]) -> tuple[str, list[str]]:
+    return (reasons[0] if reasons else "no reason is given", list(reasons[1:]))
+
+
+def _number(text: str) -> float:
+    """A decimal string; empty, and what is no number of any use, is NaN."""
+    return float(text) if text else math.nan
+
+
+def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool) -> dict[str, Any]:
+    name = claim["name"] if ruling else ""
+    if not claim["intact"]:
+        return {"name": name, "intact": False, "checks": checks_of(claim, None, failure), "works": []}
+    checks = checks_of(claim, verdicts[-1] if verdicts else None)
+    return {
+        "name": name,
+        "intact": True,
+        "who": list(_who(claim)),
+        "what": list(_what(claim)),
+        "spans": [
+            (_steps(span), _bound(span["not_before"], False), _bound(span["not_after"], True))
+            for span in claim["times"]["intervals"]
+        ],
+        "checks": checks,
+        "works": [_work(claim, verdict, f"{claim['name'].lower()}{n}") for n, verdict in enumerate(verdicts)],
+    }
+
+
+def _who(claim: Facts) -> Iterator[tuple[str, str]]:
+    yield "key", claim["key"]
+    told = "known to the verifier from elsewhere" if claim["pinned"] else "only the claim itself names it: not pinned"
+    yield "whose key", told
+    if "address" in claim:
+        yield "Ethereum address", claim["address"]
+    if claim["key_changes"]:
+        yield "key changes", str(claim["key_changes"])
+    yield "log", claim["origin"]
+
+
+def _what(claim: Facts) -> Iterator[tuple[str, str]]:
+    last = "" if claim["final"] else ", without a final entry"
+    yield "log", f"{claim['head']['size']:,} entries, {claim['steps']:,} steps, {claim['states']:,} states{last}"
+    recipe, config = claim["recipe"], claim.get("configuration")
+    if recipe:
+        form = "module" if recipe["module"] else "script"
+        yield form, shlex.join([recipe["entry"], *recipe["arguments"]])
+    else:
+        yield "recipe", "none: the run's loop was not polchain's"
+    if "dataset" in claim:
+        yield "data", f"{claim['dataset']['samples']:,} samples"
+    if config is not None:
+        every = ", ".join("-".join(f"{n:,}" for n in pair[1:]) for pair in config["interval"][:8])
+        yield (
+            "configuration",
+            f"batches of {config['batch_size']:,}, {config['precision']}, a state every {every} steps",
+        )
+    if claim["fingerprint"]:
+        said = ", ".join(f"{key} {value}" for key, value in claim["fingerprint"].items() if value)
+        yield "machine, as the claim says", said
+
+
+def _steps(span: Facts) -> str:
+    first, last = span["first_step"], span["last_step"]
+    return f"{first:,} to {last:,}" if first != last else f"{first:,}"
+
+
+def _bound(bound: Facts, up: bool) -> str:
+    if "time" not in bound:
+        return str(bound["status"])
+    weak = f"; weak: {', '.join(bound['weak'])}" if bound.get("weak") else ""
+    when = clock(bound["time"], bound.get("margin", 0), up)
+    return f"{when}, {bound.get('source', '')}, {bound['status']}{weak}"
+
+
+def _timeline(claims: Sequence[Facts], ruling: bool) -> Markup | None:
+    bars: list[Bar] = []
+    marks: list[Mark] = []
+    for claim in claims:
+        times, start = claim["times"], len(bars)
+        spans = [s for s in times["intervals"] if "time" in s["not_before"] or "time" in s["not_after"]]
+        spans = [*spans[: LANES - 1], *spans[LANES - 1 :][-1:]]
+        who = f"{claim['name']}: " if ruling else ""
+        for span in spans:
+            label = f"{who}{'step' if span['first_step'] == span['last_step'] else 'steps'} {_steps(span)}"
+            bars.append(Bar(label, span["not_before"].get("time"), span["not_after"].get("time")))
+        if not spans:
+            continue
+        for anchor in times["anchors"]:
+            if "time" in anchor:
+                covered = [n for n, span in enumerate(spans) if span["first_step"] <= anchor.get("step", 0)]
+                marks.append(Mark(start + (covered[-1] if covered else 0), anchor["time"], anchor["status"] == "final"))
+        beacon = times.get("beacon")
+        if beacon is not None and "time" in beacon:
+            lane = next((n for n, span in enumerate(spans) if "time" in span["not_before"]), 0)
+            marks.append(Mark(start + lane, beacon["time"], beacon["status"] == "final", beacon=True))
+    return Markup(figures.timeline(bars, marks, "time")) if bars else None
+
+
+def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
+    points = list(_points(verdict["replays"]))
+    shown = claim["checkpoints"]
+    losses, updates = ([_number(text) for text in shown[key]] for key in ("losses", "updates"))
+    sentence, reasons = _sentence(verdict["reasons"])
+    plots = []
+    kinds = (("mean loss", "loss", losses, False), ("size of the update", "update", updates, True))
+    for title, key, values, log in kinds:
+        if any(math.isfinite(value) for value in values):
+            plots.append((title, Markup(figures.curve(shown["steps"], values, points, f"{name}-{key}", log=log))))
+    replays = list(_replays(verdict["replays"]))
+    return {
+        "word": verdict["verdict"],
+        "tone": _tone(verdict["verdict"], False),
+        "sentence": sentence,
+        "reasons": reasons,
+        "until": verdict.get("last_step", verdict["steps"]),
+        "plots": plots,
+        "every": shown["every"],
+        "errors": Markup(figures.errors(points, f"{name}-errors")) if points else None,
+        "replays": replays[:ROWS],
+        "more": len(replays) - ROWS,
+        "bound": verdict["bound"],
+        "percent": {key: percent(verdict["bound"][key]) for key in ("fraction", "confidence", "escape", "supported")},
+        "steps": verdict["steps"],
+        "swap": verdict["swap"]["sentence"],
+        "calibration": verdict.get("calibration"),
+    }
+
+
+def _points(replays: Sequence[Facts]) -> Iterator[Point]:
+    for one in replays:
+        ends = _ends(one["what"])
+        if ends is not None:
+            yield Point(*ends, one["outcome"], _number(one["rho"]), _number(one["tau"]))
+
+
+def _ends(what: str) -> tuple[int, int] | None:
+    """The steps of "steps 10 to 20"; None of anything else."""
+    words = what.split(" ")
+    if len(words) != 4 or words[0] != "steps" or words[2] != "to":
+        return None
+    numbers = [int(word) for word in words[1::2] if word.isascii() and word.isdecimal() and len(word) < 16]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 and numbers[0] <= numbers[1] else None
+
+
+def _replays(replays: Sequence[Facts]) -> Iterator[dict[str, str]]:
+    """Rows of the table: segments that follow each other, all exact and picked for one reason, are one row."""
+
+    def key(item: tuple[int, tuple[Facts, tuple[int, int] | None]]) -> Any:
+        number, (one, ends) = item
+        if ends is None or one["outcome"] != "EXACT":
+            return number
+        return "exact", tuple(one["picked"])
+
+    ordered = sorted(((one, _ends(one["what"])) for one in replays), key=lambda item: item[1] or (-1, -1))
+    for _, items in groupby(enumerate(ordered), key=key):
+        group = [item for _, item in items]
+        for run in _runs(group):
+            one, ends = run[0]
+            last = run[-1][1]
+            what = one["what"] if ends is None or last is None else f"steps {ends[0]:,} to {last[1]:,}"
+            count = f" ({len(run):,} segments)" if len(run) > 1 else ""
+            yield {
+                "what": what + count,
+                "picked": ", ".join(one["picked"]),
+                "outcome": OUTCOMES[one["outcome"]],
+                "rho": _error(one["rho"]),
+                "tau": _error(one["tau"]),
+                "reason": one["reason"],
+                "tone": {"EXACT": "good", "WITHIN": "good", "REFUTED": "bad"}.get(one["outcome"], "open"),
+            }
+
+
+def _runs(group: list[Any]) -> Iterator[list[Any]]:
+    """Stretches without a gap."""
+    run: list[Any] = []
+    for item in group:
+        if run and (item[1] is None or run[-1][1] is None or item[1][0] != run[-1][1][1]):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def _error(text: str) -> str:
+    value = _number(text)
+    return "" if math.isnan(value) else "0" if value == 0 else f"{value:.2g}"
+
+
+def _sides(model: Facts) -> list[dict[str, str]]:
+    rows = []
+    for side in model["claims"]:
+        covered = "yes" if side["covers"] else "no"
+        covered += f", at step {side['step']:,}" if side["covers"] and "step" in side else ""
+        if side.get("distance", "0.0") not in ("0.0", ""):
+            covered += f", within {_number(side['distance']):.2g}"
+        high, low = side["evidence"].get("high"), side.get("not_before")
+        rows.append(
+            {
+                "claim": side["claim"],
+                "covers": covered,
+                "worked": "yes" if side["worked"] else "not verified",
+                "from": clock(low, 60, False) if low is not None else "unknown",
+                "until": clock(high, 60, True) if high is not None else "no final evidence",
+            }
+        )
+    return rows
+
+
+def _programs(claims: Sequence[Facts], ruling: bool) -> list[dict[str, Any]]:
+    """Each recipe's text once, with the claims that ran it."""
+    found: dict[str, dict[str, Any]] = {}
+    for claim in claims:
+        recipe = claim["recipe"]
+        if recipe:
+            new = {"program": recipe["program"], "files": recipe["files"], "of": []}
+            one = found.setdefault(recipe["program"], new)
+            one["of"].append(claim["name"] if ruling else "")
+    return list(found.values())
