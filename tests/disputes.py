@@ -10,7 +10,6 @@ The children that train and replay stay warm from one to the next, and a claim i
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -26,12 +25,10 @@ from polchain.anchors.wallet import Key
 from polchain.core.binding import Binding, sign_key_binding
 from polchain.core.claim import HEADS, RECEIPTS, Claim, write_listing
 from polchain.core.digest import Digest
-from polchain.core.entries import CheckpointEntry, Entry, KeyChange, encode_entry, leaf_data
-from polchain.core.genesis import Genesis
+from polchain.core.entries import Entry, KeyChange, encode_entry, leaf_data
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import PrivateKey, sign_head
-from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.verifier import parties, verify
 from polchain.verifier.bench import Bench
@@ -41,7 +38,8 @@ from polchain.verifier.ruling import Ruling
 from polchain.verifier.terms import Terms
 from tests.anchored import AnchoredLog, asking
 from tests.anchors.worlds import ANVIL_KEY, AnvilWorld
-from tests.claims import DATA, copy_of, entries_of, write_log
+from tests.claims import DATA, copy_of, entries_of, genesis_of, write_log
+from tests.court import Memory, foreign_claim
 from tests.forgers.forge import ZERO, Workshop, tensors_of, with_rows
 
 NETWORKS = '[proving]\nchain_id = 31337\nfinality = 1\nevidence = "strong"\nbeacon = true\n'
@@ -65,15 +63,14 @@ class Lab:
         self.world = world
         self.victim = victim
         self.benches: dict[Any, WarmBench] = {}
-        self.verdicts: dict[str, Any] = {}
-        self._verify = verify.verify_intact
+        self.memory = Memory()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Lab]:
         """Put the warm children and the remembered verdicts in their places."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(verify, "Bench", self.bench)
-            patch.setattr(parties, "verify_intact", self.verify_once)
+            patch.setattr(parties, "verify_intact", self.memory.verify_once)
             yield self
         for bench in self.benches.values():
             bench.end()
@@ -83,15 +80,6 @@ class Lab:
         if key not in self.benches:
             self.benches[key] = WarmBench(program, setting, data, **options)
         return self.benches[key]
-
-    def verify_once(self, intact: Any, request: Any, progress: Any = None) -> Any:
-        shown = sorted(name for name in intact.claim.files if name.startswith("checkpoints/"))
-        # Whatever of the policy differs between these tests, but for the other party's key.
-        parts = (intact.head, len(intact.checkpoints), intact.pinned, request.disputed, request.policy.sources, shown)
-        key = str(parts)
-        if key not in self.verdicts:
-            self.verdicts[key] = self._verify(intact, request, progress)
-        return self.verdicts[key]
 
     def wait(self, seconds: int = HOUR) -> None:
         """Let the chain's clock go on."""
@@ -239,15 +227,10 @@ class Foreigner(AnchoredLog):
         self, lab: Lab, folder: Path, states: Sequence[Snapshot], parent: Digest | None = None, first: int = 0
     ) -> None:
         self.lab, self.world, self.claim, self.key = lab, lab.world, folder, PrivateKey.generate()
-        self.genesis = Genesis(secrets.token_bytes(16), self.key.public, parent=parent)
-        store = CheckpointStore(folder)
-        entries: list[Entry] = [self.genesis]
-        for number, state in enumerate(states):
-            store.put(state)
-            entries.append(CheckpointEntry(ZERO, first + 10 * number, state.manifest.roots(), ZERO))
-        write_log(folder, entries, self.key)
+        foreign_claim(folder, states, key=self.key, parent=parent, first=first)
+        self.genesis = genesis_of(entries_of(folder))
         self.states = list(states)
-        self.size = len(entries)
+        self.size = 1 + len(states)
 
 
 def weights_of(state: Snapshot) -> Snapshot:

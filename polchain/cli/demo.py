@@ -1,4 +1,4 @@
-"""`polchain demo`: an honest run registered, anchored and verified, then three lies refused.
+"""`polchain demo`: an honest run registered, anchored and verified; three lies refused; a thief's copy ruled on.
 
 It runs the commands that it shows. A chain in this process stands in for a public network.
 """
@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polchain.cli import output
-from polchain.errors import MissingFileError, PolchainError, UsageError
+from polchain.cli.stage import command, heading, say, tell
+from polchain.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from polchain.anchors.embedded import EmbeddedChain
@@ -30,6 +27,8 @@ __all__ = ["register"]
 
 BLOCK_SECONDS = 0.2
 SCRIPT = "quickstart.py"
+# eth-tester's second account, which has money too.
+SECOND_ACCOUNT = (2).to_bytes(32, "big")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,13 +39,15 @@ def register(app: typer.Typer) -> None:
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to put everything")] = Path("polchain-demo"),
 ) -> None:
-    """register, train, anchor, verify; then watch three lies fail. takes one to two minutes."""
+    """register, train, anchor, verify; watch three lies fail, and a thief lose. takes one to two minutes."""
     if folder.exists() and any(folder.iterdir()):
         taken, folder = folder, _next_free(folder)
-        _say(f"There is something in {taken}/ already: this goes to {folder}/.")
+        say(f"There is something in {taken}/ already: this goes to {folder}/.")
     begun = time.monotonic()
-    _Demo(folder, _examples()).run()
-    _say(f"\nEverything is in {folder}/. It took {time.monotonic() - begun:.0f} s.")
+    play = _Demo(folder, _examples())
+    play.run()
+    say(f"\nEverything is in {folder}/. It took {time.monotonic() - begun:.0f} s.")
+    say(f"The certificate of the ruling, for a browser: {play.ruling}")
 
 
 class _Demo:
@@ -56,6 +57,7 @@ class _Demo:
         self.folder = folder
         self.script = examples / SCRIPT
         self.data = examples / "data"
+        self.ruling = folder / "ruling.html"
 
     def run(self) -> None:
         """Everything."""
@@ -64,51 +66,55 @@ class _Demo:
         with EmbeddedChain() as chain:
             self.registered(chain)
             self.honest(chain)
-        _heading("Lie 1: one bit of one checkpoint is changed")
-        self.changed_byte()
-        _heading("Lie 2: a re-signed log whose last checkpoint is Alice's model")
-        self.stolen_checkpoint()
-        _heading("Lie 3: Alice's model pulled in by a planted loss")
-        self.planted_loss()
-        _say(
-            "\nThe replay of lie 3 is exact: that program does give that model. Replay proves that a program ran;\n"
-            "only the program's text makes it learning. So a recipe must be vouched for; its text stands above."
-        )
+            heading("Lie 1: one bit of one checkpoint is changed")
+            self.changed_byte()
+            heading("Lie 2: a re-signed log whose last checkpoint is Alice's model")
+            self.stolen_checkpoint()
+            heading("Lie 3: Alice's model pulled in by a planted loss")
+            self.planted_loss()
+            tell(
+                "The replay of lie 3 is exact: that program does give that model. Replay proves that a program ran; "
+                "only the program's text makes it learning. So a recipe must be vouched for; its text stands above."
+            )
+            heading("The dispute: two claims to one model")
+            self.dispute(chain)
 
     def registered(self, chain: EmbeddedChain) -> None:
         from polchain.anchors.beacon import DISTANCE
 
         alice = self.folder / "alice"
-        _heading("Alice registers a training before it begins")
-        _say(
-            "Program, data and key are signed and published; her account and her key sign each other. A chain in this\n"
-            "process stands in for a public one: it proves nothing to a stranger, and the verdict below says so."
+        heading("Alice registers a training before it begins")
+        tell(
+            "Program, data and key are signed and published; her account and her key sign each other. A chain in this "
+            "process stands in for a public one: it proves nothing to a stranger, and the verdict below says so.",
+            gap=False,
         )
-        self.command("keygen", "--no-passphrase", "--key-file", alice / "key")
+        command("keygen", "--no-passphrase", "--key-file", alice / "key")
         _write_account(alice, chain.account[1])
-        self.command(
+        command(
             *("init", alice / "run", "--recipe", self.script, "--key-file", alice / "key", "--data", self.data),
             *("--anchor", "--network", "embedded", "--rpc", chain.address),
             *("--keystore", alice / "account.json", "--keystore-passphrase-file", alice / "passphrase"),
         )
         chain.mine(DISTANCE)
-        _say(
-            f"\n{DISTANCE} blocks are mined. The last one's hash gives the seed: initial weights, order, dropout.\n"
+        tell(
+            f"{DISTANCE} blocks are mined. The last one's hash gives the seed: initial weights, order, dropout. "
             "On a public network this takes half an hour, and nobody can know the seed before."
         )
 
     def honest(self, chain: EmbeddedChain) -> None:
         alice = self.folder / "alice"
-        _heading("She trains a small network on real digits, and records it")
-        _say("Every 10 steps the full training state is hashed into a Merkle log that her key signs.")
+        heading("She trains a small network on real digits, and records it")
+        tell("Every 10 steps the full training state is hashed into a Merkle log that her key signs.", gap=False)
         with _mining(chain):
-            self.command("train", alice / "run", "--wait-beacon")
-            self.command("anchor", alice / "run", "--keystore-passphrase-file", alice / "passphrase", "--wait")
-        self.command("export", alice / "run", alice / "claim")
-        _heading("Bob checks the claim")
-        _say(
-            "He has Alice's public key from Alice, recipe and data of his own, and a node. The log is checked, steps\n"
-            "are drawn, and the segments that hold them are trained again in fresh processes."
+            command("train", alice / "run", "--wait-beacon")
+            command("anchor", alice / "run", "--keystore-passphrase-file", alice / "passphrase", "--wait")
+        command("export", alice / "run", alice / "claim")
+        heading("Bob checks the claim")
+        tell(
+            "He has Alice's public key from Alice, recipe and data of his own, and a node. The log is checked, steps "
+            "are drawn, and the segments that hold them are trained again in fresh processes.",
+            gap=False,
         )
         self.verify("alice", self.script, expect=0, more=("--network", "embedded", "--rpc", chain.address))
 
@@ -118,7 +124,7 @@ class _Demo:
         claim = self.folder / "lies" / "changed-byte"
         claim.parent.mkdir(parents=True, exist_ok=True)
         name = change_one_byte(self.folder / "alice" / "claim", claim)
-        _say(f"A copy of the claim, with one bit flipped in the middle of\n{name}")
+        tell(f"A copy of the claim, with one bit flipped in the middle of {name}", gap=False)
         self.verify("alice", self.script, claim=claim, expect=1)
 
     def stolen_checkpoint(self) -> None:
@@ -126,20 +132,21 @@ class _Demo:
         from polchain.storage.keyfile import PassphraseSource, read_key
 
         mallory = self.folder / "mallory"
-        _say(
-            "Mallory trains a model of his own, honestly; then he puts Alice's weights into the last\n"
-            "checkpoint, and signs the log again."
+        tell(
+            "Mallory trains a model of his own, honestly; then he puts Alice's weights into the last "
+            "checkpoint, and signs the log again.",
+            gap=False,
         )
-        self.command("keygen", "--no-passphrase", "--key-file", mallory / "key")
+        command("keygen", "--no-passphrase", "--key-file", mallory / "key")
         self.train("mallory", self.script)
         stolen = last_state(self.folder / "alice" / "claim")
         swap_last_checkpoint(mallory / "run", stolen, read_key(mallory / "key", PassphraseSource()), mallory / "forged")
-        _say(
-            f"\nThat log is {mallory / 'forged'}: polchain.cli.lies.swap_last_checkpoint wrote it, and signed it with\n"
+        tell(
+            f"That log is {mallory / 'forged'}: polchain.cli.lies.swap_last_checkpoint wrote it, and signed it with "
             "Mallory's key. It exports as any run does."
         )
-        self.command("export", mallory / "forged", mallory / "claim")
-        _say("\nBob is told that Mallory's key is the owner's. Hashes and signatures hold; the last segment does not.")
+        command("export", mallory / "forged", mallory / "claim")
+        tell("Bob is told that Mallory's key is the owner's. Hashes and signatures hold; the last segment does not.")
         self.verify("mallory", self.script, expect=1)
 
     def planted_loss(self) -> None:
@@ -148,24 +155,61 @@ class _Demo:
         planted = self.folder / "mallory" / "planted.py"
         alices = last_state(self.folder / "alice" / "claim")
         plant_loss(self.script, alices, planted)
-        _say(
-            f"Mallory writes a recipe whose loss is the distance to Alice's weights ({planted}),\n"
-            "and records it honestly."
+        tell(
+            f"Mallory writes a recipe whose loss is the distance to Alice's weights ({planted}), "
+            "and records it honestly.",
+            gap=False,
         )
         self.train("mallory", planted, run="planted")
-        self.command("export", self.folder / "mallory" / "planted", self.folder / "mallory" / "planted-claim")
+        command("export", self.folder / "mallory" / "planted", self.folder / "mallory" / "planted-claim")
         from polchain.training.distance import distance, norm
 
         gap = distance(last_state(self.folder / "mallory" / "planted-claim"), alices).l2 / norm(alices)
-        _say(
-            f"\nHis last state is Alice's to within {gap:.1g} of its norm. Bob has not read the recipe, so nobody\n"
+        tell(
+            f"His last state is Alice's to within {gap:.1g} of its norm. Bob has not read the recipe, so nobody "
             "vouches for it; he runs it all the same, which takes a flag with an ugly name."
         )
         self.verify("mallory", None, claim=self.folder / "mallory" / "planted-claim", expect=3)
 
+    def dispute(self, chain: EmbeddedChain) -> None:
+        from polchain.cli.lies import copy_log
+        from polchain.storage.keyfile import PassphraseSource, read_key
+
+        alice, mallory = self.folder / "alice", self.folder / "mallory"
+        key = read_key(mallory / "key", PassphraseSource())
+        copy_log(mallory / "run", alice / "claim", key, mallory / "copy")
+        _write_account(mallory, SECOND_ACCOUNT)
+        tell(
+            "Mallory has stolen all that Alice has but her key: weights, every checkpoint, program, data. He writes "
+            f"her whole log again as his own ({mallory / 'copy'}), signs it and has it dated. Hashes, signatures and "
+            "dates hold: it looks as good as hers.",
+            gap=False,
+        )
+        network = ("--network", "embedded", "--rpc", chain.address)
+        with _mining(chain):
+            command(
+                *("anchor", mallory / "copy", *network, "--keystore", mallory / "account.json"),
+                *("--keystore-passphrase-file", mallory / "passphrase", "--wait"),
+            )
+        command("export", mallory / "copy", mallory / "copy-claim")
+        tell(
+            "Both say that the model is theirs. Bob has both public keys, and asks who is right. A is Alice's claim, "
+            "B is Mallory's; the order of the two decides nothing."
+        )
+        command(
+            *("verify", "--claim", alice / "claim", "--claim", mallory / "copy-claim"),
+            *("--key", alice / "key.pub", "--key", mallory / "key.pub"),
+            *("--recipe", self.script, "--data", self.data, *network, "--report", self.ruling),
+        )
+        tell(
+            "The weights that a training begins with come from its seed, and the seed from its owner's key. Alice's "
+            "gives the weights that her log begins with. Mallory's gives others: his log cannot have begun where he "
+            "says, and the rest of it is hers. Had he published first, he would have lost all the same."
+        )
+
     def train(self, who: str, script: Path, run: str = "run") -> None:
         home = self.folder / who
-        self.command("train", home / run, "--recipe", script, "--key-file", home / "key", "--data", self.data)
+        command("train", home / run, "--recipe", script, "--key-file", home / "key", "--data", self.data)
 
     def verify(
         self,
@@ -178,19 +222,7 @@ class _Demo:
     ) -> None:
         words: list[object] = ["verify", claim or self.folder / who / "claim", "--key", self.folder / who / "key.pub"]
         words += ["--recipe", recipe] if recipe is not None else ["--unsafe-no-sandbox"]
-        self.command(*words, "--data", self.data, *more, expect=expect)
-
-    def command(self, *words: object, expect: int = 0) -> None:
-        """Show a command, run it, and stop the demo where it exits otherwise than it should."""
-        shown = " ".join(shlex.quote(_short(word)) for word in words)
-        _say(f"\n$ polchain {shown}")
-        done = subprocess.run(
-            [sys.executable, "-m", "polchain.cli.app", *map(str, words)], check=False, stdin=subprocess.DEVNULL
-        )
-        if expect:
-            _say(f"(exit {done.returncode})")
-        if done.returncode != expect:
-            raise PolchainError(f"the demo expected exit {expect} here, and got {done.returncode}")
+        command(*words, "--data", self.data, *more, expect=expect)
 
 
 @contextmanager
@@ -222,21 +254,6 @@ def _write_account(folder: Path, secret: bytes) -> None:
     descriptor = os.open(folder / "passphrase", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(passphrase)
-
-
-def _short(word: object) -> str:
-    """A path below the working directory is shown from there."""
-    if isinstance(word, Path) and word.is_absolute() and word.is_relative_to(Path.cwd()):
-        return os.path.relpath(word)
-    return str(word)
-
-
-def _heading(text: str) -> None:
-    _say(f"\n{output.styled(text, 'bold')}\n{'-' * len(text)}")
-
-
-def _say(text: str) -> None:
-    output.answer({}, text, as_json=False)
 
 
 def _next_free(folder: Path) -> Path:

@@ -1,5 +1,9 @@
-"""How a ruling between claims is made from the command line, and how it is printed: the word, the sentence, the time
-bars side by side, the reasons, what was not checked."""
+"""How a ruling between claims is made from the command line, and how it is printed: the word, the sentence, who A and B
+are, the time bars side by side, the reasons, what was not checked.
+
+    A  |-------############################|  by 2026-11-23 10:37 UTC, worked
+    B  |             -----------------#####|  by 2026-11-23 10:39 UTC, not verified
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,14 @@ if TYPE_CHECKING:
     from polchain.verifier.pairs import ModelRuling
     from polchain.verifier.policy import Policy
     from polchain.verifier.priority import Side
-    from polchain.verifier.ruling import Ruling
+    from polchain.verifier.ruling import ClaimFacts, Ruling
     from polchain.verifier.vouching import OwnRecipe
 
 __all__ = ["Settling", "rule", "show_ruling", "time_bars"]
 
-WIDTH = 40
+WIDTH = 35
+LEGEND = "- may exist already   # is known to exist"
+MINUTE = 60
 SHOWN = 12
 STYLES = {"PROVEN": "bold green", "EARLIER": "bold green", "DESCENDS": "bold green", "CONVICTED": "bold red"}
 
@@ -40,6 +46,7 @@ class Settling:
     full: bool
     timeout: float
     jobs: int | None
+    threads: int | None
     heads: Mapping[str, bytes]
     secrets: Mapping[Path, DataSecret]
 
@@ -61,21 +68,33 @@ def rule(asked: Settling, policy: Policy) -> Ruling:
         full=asked.full,
         timeout=asked.timeout,
         jobs=asked.jobs,
+        threads=asked.threads,
         heads=asked.heads,
         secrets=asked.secrets,
     )
-    with output.Progress("ruling", 1, "replays") as progress:
-        return rule_between(case, lambda what, done, total: progress.update(done, total))
+    with output.Progress("reading the claims", 1) as progress:
+
+        def show(what: str, done: int, total: int) -> None:
+            if what != progress.what:
+                progress.begin(what)
+            progress.update(done, total)
+
+        return rule_between(case, show)
 
 
 def show_ruling(ruling: Ruling, *, as_json: bool) -> None:
     """Print a ruling."""
-    rows: list[tuple[str, object]] = []
-    for claim in ruling.claims:
-        rows.append((claim.name, f"{claim.claim}{': fails integrity' if claim.failure else ''}"))
-        if claim.key:
-            rows.append(("", f"signed by {claim.key}"))
-    rows += _labelled("because", ruling.reasons())
+    from polchain.verifier.ruling import joined
+
+    parts = [
+        f"{output.styled(ruling.word, STYLES.get(ruling.word, 'bold yellow'))}\n{output.wrapped(ruling.sentence())}"
+    ]
+    parts.append(output.fields(row for claim in ruling.claims for row in _who(claim)))
+    bars: dict[str, list[str]] = {}
+    for model in ruling.models:
+        bars.setdefault(time_bars(model), []).append(model.model)
+    parts += [f"{output.wrapped(f'when {joined(models)} existed')}\n{text}" for text, models in bars.items()]
+    rows = _labelled("because", ruling.reasons())
     for model in ruling.models:
         if len(ruling.claims) > 2:
             ranking = ", ".join(f"{name} ({count})" for name, count in model.ranking)
@@ -83,8 +102,6 @@ def show_ruling(ruling: Ruling, *, as_json: bool) -> None:
     more = len(ruling.unchecked) - SHOWN
     rest = [f"and {more} more: --json"] if more > 0 else []
     rows += _labelled("not checked", [*ruling.unchecked[:SHOWN], *rest])
-    parts = [f"{output.styled(ruling.word, STYLES.get(ruling.word, 'bold yellow'))}\n{ruling.sentence()}"]
-    parts += [f"{model.model}\n{time_bars(model)}" for model in ruling.models]
     parts.append(output.fields(rows))
     proofs = dict.fromkeys(claim.proof for claim in ruling.claims if claim.proof)
     parts += [f"two heads of one log that contradict each other:\n\n{proof}" for proof in proofs]
@@ -92,14 +109,26 @@ def show_ruling(ruling: Ruling, *, as_json: bool) -> None:
 
 
 def time_bars(model: ModelRuling) -> str:
-    """When each claim's covering state was made, one line a claim, all on one scale."""
+    """When each claim's covering state was made, one line a claim, all on one scale; then what the marks mean."""
     times = [time for side in model.facts.values() for time in _ends(side)]
+    # Room on both sides: what is known before anything else is, is known for a while.
     low, high = min(times, default=0), max(times, default=0)
+    margin = max((high - low) // 6, 1)
     lines = []
     for name, side in model.facts.items():
-        bar = _bar(side, low, high) if _ends(side) else " " * WIDTH
-        lines.append(f"{name}  |{bar}|  {_said(side)}")
-    return "\n".join(lines)
+        bar = _bar(side, low - margin, high + margin)
+        said = _said(side)
+        line = f"{name}  |{bar}|  {'; '.join(said)}"
+        most = output.width()
+        if most is not None and len(line) > most:
+            line = "\n".join([f"{name}  |{bar}|", *(output.wrapped("", "   ", f"   {text}") for text in said)])
+        lines.append(line)
+    return "\n".join([*lines, *([f"    {LEGEND}"] if times else [])])
+
+
+def _who(claim: ClaimFacts) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = [(claim.name, f"{claim.claim}{': fails integrity' if claim.failure else ''}")]
+    return [*rows, ("", f"signed by {claim.key}")] if claim.key else rows
 
 
 def _ends(side: Side) -> list[int]:
@@ -110,32 +139,30 @@ def _ends(side: Side) -> list[int]:
 
 
 def _bar(side: Side, low: int, high: int) -> str:
-    """`[` not before, `#` not after; `<` or `>` where one end is not known."""
+    """Blank where it cannot have existed, `-` where it may have, `#` from where it is known to have."""
+    if not side.covers:
+        return " " * WIDTH
 
     def place(time: int) -> int:
-        return round((time - low) / (high - low) * (WIDTH - 1)) if high > low else 0
+        return round((time - low) / (high - low) * (WIDTH - 1))
 
     first = place(side.not_before) if side.not_before is not None else 0
-    last = place(side.evidence.high) if side.evidence is not None else WIDTH - 1
-    cells = ["-"] * WIDTH
-    cells[first : last + 1] = "=" * (last + 1 - first)
-    cells[first] = "[" if side.not_before is not None else "<"
-    cells[last] = "#" if side.evidence is not None else ">"
-    return "".join(cells)
+    known = place(side.evidence.high) if side.evidence is not None else WIDTH
+    return " " * first + "-" * (known - first) + "#" * (WIDTH - max(known, first))
 
 
-def _said(side: Side) -> str:
-    if not side.covers:
-        return "does not cover it"
-    first = f"not before {_clock(side.not_before, up=False)}" if side.not_before is not None else "not before unknown"
-    last = f"not after {_clock(side.evidence.high, up=True)}" if side.evidence is not None else "no final evidence"
-    return f"{first}; {last}; {'worked' if side.worked else 'work not verified'}"
-
-
-def _clock(time: int, *, up: bool) -> str:
+def _said(side: Side) -> list[str]:
+    """The dates of a bar in words, then whether the work holds."""
     from polchain.anchors.interval import clock
 
-    return clock(time, 60, up)
+    if not side.covers:
+        return ["does not have it"]
+    work = "worked" if side.worked else "not verified"
+    known = side.evidence
+    # No more precisely than the source knows it, and true all the same.
+    last = f"by {clock(known.high, (known.high - known.low) // 2, True)}" if known is not None else "no final date"
+    first = [f"not before {clock(side.not_before, MINUTE, False)}"] if side.not_before is not None else []
+    return [*first, f"{last}, {work}"]
 
 
 def _labelled(label: str, lines: Sequence[object]) -> list[tuple[str, object]]:

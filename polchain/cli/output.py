@@ -17,10 +17,11 @@ import os
 import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TextIO, cast
+
+from polchain.cli.layout import columns_of, is_terminal, sanitise, width, wrapped
 
 __all__ = [
     "Progress",
@@ -37,6 +38,8 @@ __all__ = [
     "size",
     "styled",
     "table",
+    "width",
+    "wrapped",
 ]
 
 REDRAW_SECONDS = 0.1
@@ -53,22 +56,11 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def sanitise(text: str, *, lines: bool = False) -> str:
-    """Text without anything that a terminal obeys: controls, escapes, bidirectional overrides, lone surrogates.
-
-    Args:
-        lines: keep line feeds, and tabs as four spaces.
-    """
-    if text.isprintable():
-        return text
-    return "".join(_visible(c, lines) for c in text)
-
-
 def answer(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print the answer: the object with --json, else the text, which was laid out here."""
     if as_json:
         # Escaped to ASCII, so that nothing in it reaches a terminal as a control.
-        text = json.dumps(data, indent=2 if _is_terminal(sys.stdout) else None).replace("\x7f", "\\u007f")
+        text = json.dumps(data, indent=2 if is_terminal(sys.stdout) else None).replace("\x7f", "\\u007f")
     try:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
@@ -83,7 +75,7 @@ def relay(text: str) -> None:
 
 def note(text: str) -> None:
     """Say on stderr what happens meanwhile, one line."""
-    _to_stderr(f"polchain: {sanitise(text)}\n")
+    _to_stderr(f"{wrapped(f'polchain: {text}', '    ', stream=sys.stderr)}\n")
 
 
 def failure(name: str, message: str, hint: str, exit_code: int, *, as_json: bool, proof: str = "") -> None:
@@ -95,18 +87,19 @@ def failure(name: str, message: str, hint: str, exit_code: int, *, as_json: bool
         answer({"error": {"name": name, "message": message, "hint": hint, "exit_code": exit_code}}, "", as_json=True)
         return
     message, hint = (" ".join(part.split("\n")) for part in (message.removesuffix(proof).rstrip("\n"), hint))
-    _to_stderr(f"polchain: {styled('error:', 'bold red', stream=sys.stderr)} {sanitise(message)}\n")
+    text = wrapped(f"polchain: error: {message}", "    ", stream=sys.stderr)
+    _to_stderr(text.replace("error:", styled("error:", "bold red", stream=sys.stderr), 1) + "\n")
     for line in proof.splitlines():
         _to_stderr(f"    {sanitise(line)}".rstrip() + "\n")
     if hint:
-        _to_stderr(f"polchain: hint: {sanitise(hint)}\n")
+        _to_stderr(f"{wrapped(f'polchain: hint: {hint}', '    ', stream=sys.stderr)}\n")
 
 
 def styled(text: str, style: str, *, stream: TextIO | None = None) -> str:
     """Text in a rich style where the stream (stdout, if none is named) is a terminal that shows it; else plain."""
     stream = stream or sys.stdout
     text = sanitise(text, lines=True)
-    if not _is_terminal(stream) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if not is_terminal(stream) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     from rich.console import Console
     from rich.text import Text
@@ -118,10 +111,10 @@ def styled(text: str, style: str, *, stream: TextIO | None = None) -> str:
 
 
 def fields(rows: Iterable[tuple[str, object]]) -> str:
-    """Names and values, one a line, aligned."""
-    pairs = [(sanitise(name), sanitise(str(value))) for name, value in rows]
-    width = max((len(name) for name, _ in pairs), default=0)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in pairs)
+    """Names and values, one a line, aligned; a value that is too long for the terminal goes on below itself."""
+    pairs = [(sanitise(name), str(value)) for name, value in rows]
+    label = max((len(name) for name, _ in pairs), default=0) + 2
+    return "\n".join(wrapped(f"{name:<{label}}", " " * label, value) for name, value in pairs)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -129,11 +122,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     right = [name.startswith(">") for name in columns]
     cells = [[name.removeprefix(">") for name in columns]]
     cells += [["" if cell is None else sanitise(str(cell)) for cell in row] for row in rows]
-    widths = [max(_width(row[i]) for row in cells) for i in range(len(columns))]
+    widths = [max(columns_of(row[i]) for row in cells) for i in range(len(columns))]
     lines = []
     for row in cells:
         parts = [
-            " " * (width - _width(cell)) + cell if flush else cell + " " * (width - _width(cell))
+            " " * (width - columns_of(cell)) + cell if flush else cell + " " * (width - columns_of(cell))
             for cell, width, flush in zip(row, widths, right, strict=True)
         ]
         lines.append("  ".join(parts).rstrip())
@@ -168,7 +161,7 @@ class Progress:
         self.what, self.total, self.unit = what, total, unit
         self.beneath = beneath
         self._stream = sys.stderr
-        self._on = _is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
+        self._on = is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
         self._shown = self._inside_line = False
         self._drawn = 0.0
         self._start: tuple[float, int] | None = None
@@ -206,8 +199,8 @@ class Progress:
             line += f"  about {_duration(left)} left"
         elif rate:
             line += f"  {rate:.3g} {self.unit}/s  {_duration((self.total - done) / rate)} left"
-        width = shutil.get_terminal_size().columns - 1
-        self._write(f"\r\x1b[K{sanitise(line)[:width]}")
+        most = shutil.get_terminal_size().columns - 1
+        self._write(f"\r\x1b[K{sanitise(line)[:most]}")
         self._shown = True
 
     def clear(self) -> None:
@@ -276,27 +269,6 @@ def _to_stderr(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    try:
-        return stream.isatty()
-    except ValueError:
-        return False
-
-
-def _visible(character: str, lines: bool) -> str:
-    if character.isprintable() or (lines and character == "\n"):
-        return character
-    if lines and character == "\t":
-        return "    "
-    return ascii(character)[1:-1]
-
-
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _duration(seconds: float) -> str:

@@ -82,8 +82,8 @@ class Options:
                 "threads", "model", "task", "opening", "challenge",
             )
         }  # fmt: skip
-        several = {name: tuple(values[name] or ()) for name in ("head", "data_secret")}
-        return cls(targets=tuple(named), trust=trust, **several, **same)
+        head, owned = tuple(values["head"] or ()), tuple(values["data_secret"] or ())
+        return cls(targets=tuple(named), trust=trust, head=head, data_secret=owned, **same)
 
     @property
     def several(self) -> bool:
@@ -205,7 +205,7 @@ def settle(options: Options, *, certified: bool = False) -> Settled:
             drawn = secrets.token_bytes(32)
         asked = Settling(
             options.targets, options.model, options.task, folder, own, drawn, options.full, options.timeout,
-            options.jobs, heads, owned,
+            options.jobs, options.threads, heads, owned,
         )  # fmt: skip
         return Settled(options, policy, drawn, ruling=rule(asked, policy))
     return _settle_one(options, policy, drawn, own, folder, heads, owned)

@@ -1,6 +1,7 @@
 """Whether one model is inside a training state, whatever its tensors are called.
 
-    exactly      every parameter tensor has the same bytes there, or the same once rounded to its own coarser type
+    exactly      every parameter tensor has the same bytes there, or those of the state's tensor rounded to its coarser
+                 type
     within       |a - b| is at most so much of the larger of |a| and |b|, in every tensor by itself
     by values    sorted |values|, divided by their norm, are within that: a permuted or rescaled copy, perhaps
 
@@ -10,22 +11,28 @@ tied weights are written once by some and twice by others.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
 from polchain.core.manifest import Manifest, Snapshot, TensorRow, group_of
 from polchain.training.distance import FLOATING
 from polchain.training.state import TORCH_DTYPES, tensor_from
 
-__all__ = ["Match", "constant_rows", "match", "parameters", "same_values"]
+__all__ = ["Match", "Spread", "beside", "constant_rows", "match", "parameters", "same_values"]
 
 # A tensor of fewer elements has the sorted values of another by chance.
 SCREENED: Final = 256
+# Sorting is for those whose largest value agrees; whoever makes all agree is not waited for.
+MOST_SORTED: Final = 10_000
+# Far over what sums of fp64 are off, far under any distance that says something.
+ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,11 @@ class Match:
 def parameters(manifest: Manifest) -> tuple[TensorRow, ...]:
     """The floating parameters of a model, by name; aliases are other names of these."""
     return tuple(row for row in manifest.tensors() if _floating(row, ("model",)) and row.role == "parameter")
+
+
+def beside(manifest: Manifest) -> tuple[TensorRow, ...]:
+    """The floating tensors beside a model, such as an average of it."""
+    return tuple(row for row in manifest.tensors() if _floating(row, ("extra",)))
 
 
 def match(model: Snapshot | Manifest, state: Snapshot | Manifest, distance: float) -> Match:
@@ -88,18 +100,73 @@ def match(model: Snapshot | Manifest, state: Snapshot | Manifest, distance: floa
     return Match(True, worst, tensor)
 
 
-def same_values(model: Snapshot, state: Snapshot, distance: float) -> bool:
-    """Whether at least half of a model's elements are in tensors whose sorted values a state's tensor has."""
-    rows = parameters(model.manifest)
-    others: dict[int, list[TensorRow]] = defaultdict(list)
+class Spread:
+    """The values of a snapshot's tensors, whatever their places: |values| over their norm, sorted; each found once."""
+
+    def __init__(self, state: Snapshot) -> None:
+        self.state = state
+        self._outlines: dict[str, tuple[float, float] | None] = {}
+        self._sorted: dict[str, torch.Tensor] = {}
+
+    def outline(self, row: TensorRow) -> tuple[float, float] | None:
+        """The largest value, and the sum of all over the root of their number; None where they say nothing."""
+        if row.name not in self._outlines:
+            values = _load(self.state, row).double().reshape(-1).abs()
+            norm = float(values.norm())
+            low, high = (float(value) for value in values.aminmax())
+            said = math.isfinite(norm) and norm > 0.0 and low < high
+            total = float(values.sum()) / math.sqrt(values.numel())
+            self._outlines[row.name] = (high / norm, total / norm) if said else None
+        return self._outlines[row.name]
+
+    def values(self, row: TensorRow) -> torch.Tensor:
+        """All of them."""
+        if row.name not in self._sorted:
+            values = _load(self.state, row).double().reshape(-1).abs()
+            # numpy sorts numbers many times faster than torch.
+            ordered = torch.from_numpy(np.sort(values.numpy()))
+            self._sorted[row.name] = torch.div(ordered, values.norm())
+        return self._sorted[row.name]
+
+
+def same_values(model: Snapshot | Spread, state: Snapshot, distance: float) -> bool:
+    """Whether at least half of a model's elements are in tensors whose sorted values a state's tensor has.
+
+    Args:
+        model: what is looked for; its `Spread` where it is looked for in many states.
+        state: where.
+        distance: the most that sorted values may differ.
+    """
+    mine, theirs = model if isinstance(model, Spread) else Spread(model), Spread(state)
+    rows = parameters(mine.state.manifest)
+    wanted = {size for row in rows if (size := _elements(row)) >= SCREENED}
+    others: dict[int, list[tuple[float, float, TensorRow]]] = defaultdict(list)
     for row in state.manifest.tensors():
-        if _floating(row, ("model", "extra")):
-            others[_elements(row)].append(row)
-    found = 0
+        if _floating(row, ("model", "extra")) and _elements(row) in wanted:
+            outline = theirs.outline(row)
+            if outline is not None:
+                others[_elements(row)].append((*outline, row))
+    for places in others.values():
+        places.sort(key=lambda place: (place[0], place[2].name))
+    found = tried = 0
     left = total = sum(_elements(row) for row in rows)
+    slack = distance + ROUNDING
     for row in sorted(rows, key=_elements, reverse=True):
         size = _elements(row)
-        if size >= SCREENED and any(_same_values(model, row, state, other, distance) for other in others[size]):
+        outline = mine.outline(row) if size in others else None
+        alike: list[TensorRow] = []
+        if outline is not None:
+            peak, mean = outline
+            # Of what is within the distance neither the largest value nor the mean differs by more (for the mean, by
+            # Cauchy and Schwarz): they tell most tensors apart, without sorting.
+            places = others[size]
+            first = bisect.bisect_left(places, peak - slack, key=lambda place: place[0])
+            end = bisect.bisect_right(places, peak + slack, key=lambda place: place[0])
+            tried += end - first
+            if tried > MOST_SORTED:
+                return False
+            alike = [other for _, theirs_mean, other in places[first:end] if abs(theirs_mean - mean) <= slack]
+        if any(float((mine.values(row) - theirs.values(other)).norm()) <= distance for other in alike):
             found += size
         left -= size
         if 2 * (found + left) < total:
@@ -108,7 +175,7 @@ def same_values(model: Snapshot, state: Snapshot, distance: float) -> bool:
 
 
 def constant_rows(state: Snapshot, rows: Iterable[TensorRow]) -> frozenset[str]:
-    """The names of the rows whose elements are all equal."""
+    """The names of the rows whose elements are all equal, or none of them a number."""
     return frozenset(row.name for row in rows if _constant(_load(state, row)))
 
 
@@ -124,11 +191,12 @@ def _nearest(model: Snapshot, row: TensorRow, state: Snapshot, places: list[Tens
 
 
 def _distance(mine: torch.Tensor, dtype: str, other: torch.Tensor, other_dtype: str) -> float:
-    """|a - b| over the larger of |a| and |b|; 0 where rounding to the coarser type makes them equal."""
-    if dtype != other_dtype:
-        coarse = TORCH_DTYPES[min(dtype, other_dtype, key=_precision)]
-        if torch.equal(mine.to(coarse).double(), other.to(coarse).double()):
-            return 0.0
+    """|a - b| over the larger of |a| and |b|; 0 where rounding to the model's coarser type makes them equal."""
+    # Not the other way: a few bits of a model are not the model.
+    if _precision(dtype) < _precision(other_dtype) and torch.equal(
+        mine.double(), other.to(TORCH_DTYPES[dtype]).double()
+    ):
+        return 0.0
     a, b = mine.double(), other.double()
     gap = float((a - b).norm())
     size = max(float(a.norm()), float(b.norm()))
@@ -140,17 +208,6 @@ def _distance(mine: torch.Tensor, dtype: str, other: torch.Tensor, other_dtype: 
 def _precision(dtype: str) -> tuple[int, float]:
     kind = TORCH_DTYPES[dtype]
     return kind.itemsize, -torch.finfo(kind).eps
-
-
-def _same_values(model: Snapshot, row: TensorRow, state: Snapshot, other: TensorRow, distance: float) -> bool:
-    a, b = (_load(where, which).double().reshape(-1).abs() for where, which in ((model, row), (state, other)))
-    first, second = float(a.norm()), float(b.norm())
-    if not (math.isfinite(first) and math.isfinite(second)) or first == 0.0 or second == 0.0 or _constant(a):
-        return False
-    # The largest value alone tells most tensors apart, without sorting.
-    if abs(float(a.max()) / first - float(b.max()) / second) > distance:
-        return False
-    return float((a.sort().values / first - b.sort().values / second).norm()) <= distance
 
 
 def _common_end(name: str, other: str) -> int:
@@ -173,7 +230,8 @@ def _elements(row: TensorRow) -> int:
 
 def _constant(tensor: torch.Tensor) -> bool:
     flat = tensor.reshape(-1)
-    return flat.numel() == 0 or bool((flat == flat[0]).all())
+    # What diverged is NaN throughout, in everybody's run.
+    return flat.numel() == 0 or bool((flat == flat[0]).all()) or bool(flat.isnan().all())
 
 
 def _load(state: Snapshot, row: TensorRow) -> torch.Tensor:

@@ -7,20 +7,34 @@ base         a public model of the policy: a state that is one covers nothing, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from polchain.core.entries import CheckpointEntry
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot, TensorRow, group_of
 from polchain.errors import UsageError
+from polchain.training.distance import FLOATING
 from polchain.training.foreign import read_foreign
-from polchain.training.matching import constant_rows, match, parameters, same_values
+from polchain.training.matching import Spread, beside, constant_rows, match, parameters, same_values
 from polchain.verifier.bench import state_of
 from polchain.verifier.integrity import IntactClaim
-from polchain.verifier.lineage import RowId, StateRows, row_id
+from polchain.verifier.lineage import LEAST_ELEMENTS, RowId, StateRows, row_id
 
-__all__ = ["Coverage", "Disputed", "Found", "cover", "final_state", "is_base", "read_model", "row_ids", "rows_of"]
+__all__ = [
+    "Coverage",
+    "Disputed",
+    "Found",
+    "Traits",
+    "cover",
+    "final_state",
+    "is_base",
+    "read_model",
+    "row_ids",
+    "rows_of",
+    "traits_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,23 @@ class Found:
     remarks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of a model in dispute by itself.
+
+    Attributes:
+        rows: as lineage sees it.
+        varying: the rows that are known not to be constant.
+        constant: whether every tensor is: then it is anybody's.
+        remarks: what was not compared, and what may be chance.
+    """
+
+    rows: StateRows
+    varying: frozenset[RowId]
+    constant: bool
+    remarks: tuple[str, ...] = ()
+
+
 def read_model(path: Path) -> Snapshot:
     """A weight file or folder, as rows. Nothing in it is executed.
 
@@ -102,6 +133,7 @@ def cover(
     """
     undisclosed = unread = 0
     looks_like: list[int] = []
+    spread = Spread(model) if isinstance(model, Snapshot) else None
     for entry, number in zip(intact.checkpoints, intact.numbers, strict=True):
         if 0 <= until <= number:
             break
@@ -114,7 +146,8 @@ def cover(
         if found.found and not is_base(state, bases, distance):
             remarks = _unseen(undisclosed, unread, before=entry.step)
             return Found(Coverage(entry.step, number, found.worst), remarks)
-        if not found.found and _same(model, state, distance):
+        # One is enough to be said.
+        if not found.found and not looks_like and _same(spread, state, distance):
             looks_like.append(entry.step)
     said = list(_unseen(undisclosed, unread))
     if looks_like:
@@ -130,23 +163,48 @@ def is_base(state: Snapshot | Manifest, bases: Sequence[Snapshot], distance: flo
     return any(match(state, base, distance).found for base in bases)
 
 
-def rows_of(intact: IntactClaim, until: int) -> Iterator[StateRows]:
-    """The states up to a step, as lineage sees them. Rows that are disclosed nowhere may be constant: they are left
-    out."""
+def rows_of(intact: IntactClaim, until: int) -> tuple[tuple[StateRows, ...], frozenset[RowId]]:
+    """The states up to a step, as lineage sees them; and which of their rows are known not to be constant: a row that
+    is disclosed nowhere may be."""
     constant: dict[RowId, bool] = {}
+    states: list[StateRows] = []
     for entry in intact.checkpoints:
         if entry.step > until:
-            return
+            break
         manifest = intact.claim.manifest(entry.state)
         if manifest is None:
             continue
-        rows = parameters(manifest)
-        new = [row for row in rows if row_id(row) not in constant]
+        rows, others = parameters(manifest), beside(manifest)
+        new = [row for row in (*rows, *others) if row_id(row) not in constant]
         state = state_of(intact, entry) if new else None
         if state is not None:
             same = constant_rows(state, new)
             constant |= {row_id(row): row.name in same for row in new}
-        yield StateRows.of(entry.step, rows, {row.name for row in rows if constant.get(row_id(row), True)})
+        known = {row.name for row in (*rows, *others) if constant.get(row_id(row), False)}
+        states.append(StateRows.of(entry.step, rows, known, others))
+    return tuple(states), frozenset(row for row, is_so in constant.items() if not is_so)
+
+
+def traits_of(model: Snapshot | Manifest) -> Traits:
+    """A model in dispute, as lineage sees it, and what has to be said of it."""
+    manifest = model if isinstance(model, Manifest) else model.manifest
+    rows = parameters(manifest)
+    same = constant_rows(model, rows) if isinstance(model, Snapshot) else frozenset[str]()
+    said = []
+    varying = [row for row in rows if row.name not in same] if isinstance(model, Snapshot) else []
+    elements = sum(math.prod(row.shape) for row in varying)
+    if isinstance(model, Snapshot) and 0 < elements < LEAST_ELEMENTS:
+        said.append(f"only {elements} of its elements are in tensors that are not constant: others may have the same")
+    # A counter is no weight; a table of whole numbers may be.
+    whole = sum(
+        row.dtype not in FLOATING and math.prod(row.shape) > 1
+        for row in manifest.tensors()
+        if group_of(row.name) == "model"
+    )
+    if whole:
+        said.append(f"{whole} of its tensors are of no floating type, and were not compared")
+    constant = isinstance(model, Snapshot) and not varying
+    return Traits(StateRows.of(0, rows, same), frozenset(row_id(row) for row in varying), constant, tuple(said))
 
 
 def row_ids(rows: Manifest | Sequence[TensorRow]) -> frozenset[RowId]:
@@ -158,8 +216,8 @@ def _known(intact: IntactClaim, entry: CheckpointEntry) -> Snapshot | Manifest |
     return state_of(intact, entry) or intact.claim.manifest(entry.state)
 
 
-def _same(model: Snapshot | Manifest, state: Snapshot | Manifest, distance: float) -> bool:
-    return isinstance(model, Snapshot) and isinstance(state, Snapshot) and same_values(model, state, distance)
+def _same(model: Spread | None, state: Snapshot | Manifest, distance: float) -> bool:
+    return model is not None and isinstance(state, Snapshot) and same_values(model, state, distance)
 
 
 def _unseen(undisclosed: int, unread: int, before: int | None = None) -> tuple[str, ...]:

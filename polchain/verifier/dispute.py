@@ -10,10 +10,9 @@ docs/disputes.md has the table of outcomes.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, permutations
+from itertools import combinations
 from pathlib import Path
 
 from polchain.anchors.interval import Bound
@@ -21,13 +20,14 @@ from polchain.core.manifest import Snapshot
 from polchain.core.salts import DataSecret
 from polchain.core.task import Task
 from polchain.errors import DataSecretError, UsageError
+from polchain.verifier.ancestry import Ancestry
 from polchain.verifier.benches import Workshop
-from polchain.verifier.coverage import Coverage, Disputed, cover, final_state, is_base, read_model, row_ids
-from polchain.verifier.lineage import LEAST_SHARE, Descent, RowId, common_share, descent
+from polchain.verifier.coverage import Coverage, Disputed, cover, final_state, is_base, read_model, row_ids, traits_of
+from polchain.verifier.lineage import RowId
 from polchain.verifier.pairs import ModelRuling, Pair, rank
 from polchain.verifier.parties import Party, exact, read_parties, regenerated
 from polchain.verifier.policy import Policy
-from polchain.verifier.priority import Between, Side, decide
+from polchain.verifier.priority import Between, Side, Sides, decide, lineage
 from polchain.verifier.ruling import Ruling, TaskPair
 from polchain.verifier.sametask import compare
 from polchain.verifier.verdict import Verdict
@@ -54,6 +54,7 @@ class Case:
         full: replay every segment.
         timeout: the most seconds for one replay.
         jobs: how many segments to replay at a time; None for what this machine bears.
+        threads: replay with so many, whatever each prover's setting; None to keep his.
         heads: signed heads from elsewhere, by a name for messages.
         secrets: of private data, what its owners handed over, by the files.
     """
@@ -68,6 +69,7 @@ class Case:
     full: bool = False
     timeout: float = 3600.0
     jobs: int | None = None
+    threads: int | None = None
     heads: Mapping[str, bytes] = field(default_factory=dict)
     secrets: Mapping[Path, DataSecret] = field(default_factory=dict)
 
@@ -88,12 +90,19 @@ def rule_between(case: Case, progress: Progress | None = None) -> Ruling:
         for claim in case.claims
     ]  # fmt: skip
     parties = read_parties(requests, case.policy, case.heads)
+    if case.threads is not None:
+        for party in parties:
+            party.replay_with(case.threads)
     intact = [party.intact for party in parties if party.intact is not None]
     _check_secrets(case, parties)
     tasks = {one.genesis.task for one in intact}
     if case.task is not None and tasks != {case.task.digest}:
         raise UsageError("--task names another task than the claims, or they name none")
     if len(intact) > 1 and len(tasks) == 1 and None not in tasks and case.model is None:
+        if case.threads is not None:
+            raise UsageError(
+                "claims of one task are compared on the setting that both were recorded with: no --threads"
+            )
         return _rule_tasks(case, parties, progress)
     return _rule_models(case, parties, progress)
 
@@ -148,9 +157,12 @@ def _rule_model(
 ) -> ModelRuling:
     assert model.state is not None
     distance = case.policy.dispute.distance
-    remarks: list[str] = []
+    traits = traits_of(model.state)
+    remarks = [f"{model.name}: {text}" for text in traits.remarks]
     covers: dict[str, Coverage | None] = {party.name: None for party in parties}
-    if is_base(model.state, bases, distance):
+    if traits.constant:
+        remarks.append(f"{model.name} is nobody's: none of its tensors has two values")
+    elif is_base(model.state, bases, distance):
         remarks.append(f"{model.name} is a public base of the policy: nobody's")
     else:
         for party in parties:
@@ -159,10 +171,11 @@ def _rule_model(
                 covers[party.name] = result.coverage
                 remarks += [f"{party.name}: {text}" for text in result.remarks]
     public = frozenset[RowId]().union(*(row_ids(base.manifest) for base in bases))
-    steps = _steps_that_matter(parties, covers, public)
-    verdicts = {party.name: party.verify(sorted(steps[party.name]), progress) for party in parties}
+    ancestry = Ancestry.of(parties, covers, public, traits.rows, traits.varying)
+    steps = ancestry.steps(parties)
+    verdicts = {party.name: _verdict(party, steps[party.name], covers[party.name], progress) for party in parties}
     sides = {party.name: _side(party, covers[party.name], verdicts[party.name]) for party in parties}
-    pairs = tuple(_pair(one, other, covers, verdicts, sides, public) for one, other in combinations(parties, 2))
+    pairs = tuple(_pair(one, other, verdicts, sides, ancestry) for one, other in combinations(parties, 2))
     names = [party.name for party in parties]
     ranking = rank(names, pairs)
     named = tuple(name for name, count in ranking if count == len(parties) - 1)
@@ -170,48 +183,14 @@ def _rule_model(
     return ModelRuling(model.name, covers, sides, pairs, named, ranking, own, tuple(remarks))
 
 
-def _steps_that_matter(
-    parties: Sequence[Party], covers: Mapping[str, Coverage | None], public: frozenset[RowId]
-) -> dict[str, set[int]]:
-    """The states up to which each claim is verified: those that cover, and those that another may descend from."""
-    steps: dict[str, set[int]] = defaultdict(set)
-    for party in parties:
-        covered = covers[party.name]
-        if covered is not None:
-            steps[party.name].add(covered.step)
-    for younger, elder in permutations(parties, 2):
-        for free in (frozenset[RowId](), younger.initial_rows()):
-            found = _descent(younger, elder, covers[younger.name], public | free)
-            if found is not None:
-                steps[elder.name].add(found.elder)
-    return steps
-
-
-def _descent(
-    younger: Party, elder: Party, covered: Coverage | None, free: frozenset[RowId], until: int | None = None
-) -> Descent | None:
-    if covered is None:
-        return None
-    declared = _declared(younger, elder)
-    if declared is not None:
-        return declared
-    rows = [state for state in younger.rows if state.step <= covered.step]
-    made = [state for state in elder.rows if until is None or state.step <= until]
-    # Whoever is descended from must have worked, and then its initial state comes from its seed.
-    return descent(rows, made, free | elder.initial_rows())
-
-
-def _declared(younger: Party, elder: Party) -> Descent | None:
-    """That the younger's genesis names a checkpoint of the elder's as its parent, and that it begins with its model."""
-    if younger.intact is None or elder.intact is None:
-        return None
-    parent = younger.intact.genesis.parent
-    step = elder.entry_of(parent) if parent is not None else None
-    if step is None or not younger.intact.checkpoints:
-        return None
-    first = younger.intact.checkpoints[0]
-    entry = next(entry for entry in elder.intact.checkpoints if entry.step == step)
-    return Descent(first.step, step, 1.0) if first.roots["model"] == entry.roots["model"] else None
+def _verdict(party: Party, steps: set[int], covered: Coverage | None, progress: Progress | None) -> Verdict | None:
+    """The verdict up to the last of these states; where that is no work, up to the covering one alone, since what a
+    prover did after it does not harm."""
+    verdict = party.verify(sorted(steps), progress)
+    if covered is None or steps == {covered.step} or party.worked(verdict):
+        return verdict
+    alone = party.verify([covered.step], progress)
+    return alone if party.worked(alone) else verdict
 
 
 def _side(party: Party, covered: Coverage | None, verdict: Verdict | None) -> Side:
@@ -236,42 +215,36 @@ def _side(party: Party, covered: Coverage | None, verdict: Verdict | None) -> Si
 def _pair(
     left: Party,
     right: Party,
-    covers: Mapping[str, Coverage | None],
     verdicts: Mapping[str, Verdict | None],
     sides: Mapping[str, Side],
-    public: frozenset[RowId],
+    ancestry: Ancestry,
 ) -> Pair:
-    found: list[Descent | None] = []
-    free = public
-    for younger, elder in ((left, right), (right, left)):
-        own = younger.initial_rows() if regenerated(verdicts[younger.name]) else frozenset()
-        verified = max((key[-1] for key, one in elder.verdicts.items() if one is verdicts[elder.name]), default=None)
-        found.append(_descent(younger, elder, covers[younger.name], public | own, verified))
-        free |= own
-    # What the younger has only from its parent is the elder's alone.
-    honest = [_declared(left, right), _declared(right, left)]
-    places = [covers[left.name], covers[right.name]]
-    declared = [h is not None and c is not None and c.step > h.step for h, c in zip(honest, places, strict=True)]
+    both = [(party, verdicts[party.name]) for party in (left, right)]
+    found = ancestry.between(
+        left,
+        right,
+        [regenerated(verdict) for _, verdict in both],
+        [
+            max((key[-1] for key, one in party.verdicts.items() if one is verdict), default=None)
+            for party, verdict in both
+        ],
+    )
     between = Between(
-        same_rows=not any(honest) and _same_rows(left, right, covers, free),
-        left_descends=found[0] is not None,
-        right_descends=found[1] is not None,
-        left_declared=declared[0],
-        right_declared=declared[1],
+        same_rows=found.same_rows,
+        left_descends=found.descents[0] is not None,
+        right_descends=found.descents[1] is not None,
+        left_declared=found.declared[0],
+        right_declared=found.declared[1],
         equivocation=left.void and right.void and _one_log(left, right),
     )
-    both = sides[left.name], sides[right.name]
-    return Pair(left.name, right.name, both, (found[0], found[1]), decide(*both, between))
-
-
-def _same_rows(left: Party, right: Party, covers: Mapping[str, Coverage | None], free: frozenset[RowId]) -> bool:
-    states = []
-    for party in (left, right):
-        covered = covers[party.name]
-        states.append(next((s for s in party.rows if covered is not None and s.step == covered.step), None))
-    if states[0] is None or states[1] is None:
-        return False
-    return common_share(states[0], states[1], free) >= LEAST_SHARE
+    facts = sides[left.name], sides[right.name]
+    younger = lineage(*facts, between)
+    # Rows that the other's training did not make are no descent, whoever has them too.
+    descents = (
+        found.descents[0] if younger is Sides.LEFT else None,
+        found.descents[1] if younger is Sides.RIGHT else None,
+    )
+    return Pair(left.name, right.name, facts, descents, decide(*facts, between))
 
 
 def _one_log(left: Party, right: Party) -> bool:

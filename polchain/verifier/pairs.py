@@ -81,6 +81,20 @@ class Pair:
             return f"not proven: {copier} copied, and {other}'s work is not verified"
         return f"not proven: {both} cover it, and neither's work is verified"
 
+    def lineage(self) -> tuple[str, ...]:
+        """What the decision made of one side's states being made of the other's, in words."""
+        if self.decision.basis not in (Basis.DESCENT, Basis.PARENT):
+            return ()
+        left_is_younger = self.decision.named is Sides.RIGHT or (
+            self.decision.named is Sides.BOTH and self.descents[0] is not None
+        )
+        found = self.descents[0 if left_is_younger else 1]
+        if found is None:
+            return ()
+        younger, elder = (self.left, self.right) if left_is_younger else (self.right, self.left)
+        share = f"{100 * found.share:.3g} % of {younger}'s parameters at step {found.step}"
+        return (f"{share} are, bit for bit, what {elder} had trained by step {found.elder}",)
+
     def to_json(self) -> JSON:
         """As docs/ruling.schema.json has it."""
         return {

@@ -20,9 +20,11 @@ from polchain.errors import (
     EquivocationError,
     EvidenceError,
     KeyMismatchError,
+    PolicyError,
     UnavailableError,
     UsageError,
 )
+from polchain.training.fingerprint import setting_of
 from polchain.verifier.coverage import row_ids, rows_of
 from polchain.verifier.heads import SignedHead, check_heads
 from polchain.verifier.integrity import IntactClaim, check_integrity
@@ -64,7 +66,7 @@ class Party:
     verdicts: dict[tuple[int, ...], Verdict | None] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     _times: Times | None = None
-    _rows: tuple[StateRows, ...] | None = None
+    _rows: tuple[tuple[StateRows, ...], frozenset[RowId]] | None = None
 
     @property
     def times(self) -> Times | None:
@@ -76,13 +78,12 @@ class Party:
     @property
     def rows(self) -> tuple[StateRows, ...]:
         """Its states, as lineage sees them; those after a contradiction left out."""
-        if self._rows is None:
-            last = -1
-            if self.intact is not None:
-                entries = zip(self.intact.numbers, self.intact.checkpoints, strict=True)
-                last = max((e.step for n, e in entries if self.until < 0 or n < self.until), default=-1)
-            self._rows = tuple(rows_of(self.intact, last)) if self.intact is not None and last >= 0 else ()
-        return self._rows
+        return self._read_rows()[0]
+
+    @property
+    def varying(self) -> frozenset[RowId]:
+        """The rows of its states that are known not to be constant."""
+        return self._read_rows()[1]
 
     def initial_rows(self) -> frozenset[RowId]:
         """The rows of step 0, as far as they are known."""
@@ -90,6 +91,12 @@ class Party:
             return frozenset()
         manifest = self.intact.claim.manifest(self.intact.checkpoints[0].state)
         return row_ids(manifest) if manifest is not None else frozenset()
+
+    def replay_with(self, threads: int) -> None:
+        """Replay its segments with so many threads, not the prover's."""
+        start = self.intact.start if self.intact is not None else None
+        if start is not None:
+            self.request = replace(self.request, setting=setting_of({**start.fingerprint, "threads": threads}))
 
     def verify(self, steps: Sequence[int], progress: Progress | None) -> Verdict | None:
         """The verdict up to the last of these steps; None where nothing could be verified, which is then said."""
@@ -153,6 +160,24 @@ class Party:
             self.times,
         )
 
+    def _read_rows(self) -> tuple[tuple[StateRows, ...], frozenset[RowId]]:
+        if self._rows is None:
+            last = -1
+            if self.intact is not None:
+                entries = zip(self.intact.numbers, self.intact.checkpoints, strict=True)
+                last = max((e.step for n, e in entries if self.until < 0 or n < self.until), default=-1)
+            self._rows = rows_of(self.intact, last) if self.intact is not None and last >= 0 else ((), frozenset())
+        return self._rows
+
+    def _reproduced(self) -> Mapping[int, float]:
+        """What was replayed for another model in dispute, and was exact: the segments, and how long each took."""
+        done = [item for one in self.verdicts.values() if one is not None for item in one.reproductions]
+        return {
+            item.pick.segment.index: item.seconds
+            for item in done
+            if item.pick is not None and item.outcome is Outcome.EXACT
+        }
+
     def _verified(self, intact: IntactClaim, steps: tuple[int, ...], progress: Progress | None) -> Verdict | None:
         def tell(what: str, done: int, total: int) -> None:
             if progress is not None:
@@ -161,16 +186,23 @@ class Party:
         dataset = intact.genesis.dataset
         salts = dataset.salts if dataset is not None else None
         own = {path: secret for path, secret in self.request.secrets.items() if secret.commitment == salts}
-        request = replace(self.request, disputed=steps, secrets=own)
+        request = replace(self.request, disputed=steps, secrets=own, replayed=self._reproduced())
         try:
-            try:
-                return verify_intact(intact, request, tell)
-            except UsageError as error:
-                if request.recipe is None:
-                    raise
-                # Several claims, one copy: it vouches for those that it is the program of.
-                self.remarks.append(f"your copy of the recipe does not vouch for this claim: {error}")
-                return verify_intact(intact, replace(request, recipe=None), tell)
+            while True:
+                try:
+                    return verify_intact(intact, request, tell)
+                except PolicyError as error:
+                    if not request.policy.calibrations:
+                        raise
+                    # One claim of very many segments must not keep the others from their ruling.
+                    self.remarks.append(f"its replays were compared exactly, by no calibration: {error}")
+                    request = replace(request, policy=replace(request.policy, calibrations=()))
+                except UsageError as error:
+                    if request.recipe is None:
+                        raise
+                    # Several claims, one copy: it vouches for those that it is the program of.
+                    self.remarks.append(f"your copy of the recipe does not vouch for this claim: {error}")
+                    request = replace(request, recipe=None)
         except AnchorUnavailableError:
             raise
         except UnavailableError as error:

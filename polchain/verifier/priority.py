@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Basis", "Between", "Decision", "Moment", "Outcome", "Side", "Sides", "decide"]
+__all__ = ["Basis", "Between", "Decision", "Moment", "Outcome", "Side", "Sides", "decide", "lineage"]
 
 
 class Outcome(Enum):
@@ -174,11 +174,20 @@ def _computed(left: Side, right: Side) -> Decision | None:
     return None
 
 
-def _descent(left: Side, right: Side, between: Between) -> Decision | None:
+def lineage(left: Side, right: Side, between: Between) -> Sides:
+    """Which of the two counts as made of the other's states: one of them, or none."""
     from_right = _descends(left, right, between.left_descends)
     from_left = _descends(right, left, between.right_descends)
     if from_right == from_left:
+        return Sides.NONE
+    return Sides.LEFT if from_right else Sides.RIGHT
+
+
+def _descent(left: Side, right: Side, between: Between) -> Decision | None:
+    younger = lineage(left, right, between)
+    if younger is Sides.NONE:
         return None
+    from_right = younger is Sides.LEFT
     declared = between.left_declared if from_right else between.right_declared
     if declared:
         return Decision(Outcome.CONTINUES, Sides.BOTH, Basis.PARENT)

@@ -5,6 +5,8 @@ Values and words only: the facts are put together by `dispute`, and decided by `
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from polchain.core.encoding import JSON
@@ -15,7 +17,7 @@ from polchain.verifier.sametask import Compared, Comparison
 from polchain.verifier.times import Times, plain
 from polchain.verifier.verdict import Verdict
 
-__all__ = ["ClaimFacts", "Ruling", "TaskPair"]
+__all__ = ["ClaimFacts", "Ruling", "TaskPair", "joined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Ruling:
         said: dict[str, list[str]] = {}
         for model in self.models:
             said.setdefault(model.sentence(), []).append(model.model)
-        told = "; ".join(f"{' and '.join(models)}: {text}" for text, models in said.items())
+        told = "; ".join(_about(models, text) for text, models in said.items())
         return plain(
             told or "there is nothing to rule on: no final state is disclosed by a claim whose integrity holds"
         )
@@ -158,11 +160,15 @@ class Ruling:
                 found.append(f"{claim.name}, up to step {last}: {verdict.outcome.value}{why}")
         for pair in self.tasks:
             found += pair.comparison.reasons
+        places: dict[tuple[str, int, float], list[str]] = {}
         for model in self.models:
             for name, covered in model.coverage.items():
                 if covered is not None:
-                    how = "exactly" if covered.distance == 0.0 else f"within {covered.distance:.2g}"
-                    found.append(f"{name} covers {model.model}, {how}, at step {covered.step}")
+                    places.setdefault((name, covered.step, covered.distance), []).append(model.model)
+        for (name, step, gap), models in places.items():
+            how = "exactly" if gap == 0.0 else f"within {gap:.2g}"
+            found.append(f"{name}'s checkpoint of step {step} is {joined(models)}, {how}")
+        found += [text for model in self.models for pair in model.pairs for text in pair.lineage()]
         return tuple(plain(text) for text in dict.fromkeys(found))
 
     def to_json(self) -> dict[str, JSON]:
@@ -191,3 +197,17 @@ class Ruling:
             "task": [pair.to_json() for pair in self.tasks],
             "not_checked": [plain(text) for text in self.unchecked],
         }
+
+
+def joined(models: Sequence[str]) -> str:
+    """Models in one breath: "the final state of A and of B"."""
+    common = "the final state "
+    if len(models) > 1 and all(model.startswith(common) for model in models):
+        models = [models[0], *(model.removeprefix(common) for model in models[1:])]
+    return " and ".join(models)
+
+
+def _about(models: Sequence[str], text: str) -> str:
+    """ "weights.safetensors is A's: why", or "weights.safetensors: contested"."""
+    verb = "is" if len(models) == 1 else "are"
+    return f"{joined(models)} {verb} {text}" if re.match(r"[A-Z]'s: ", text) else f"{joined(models)}: {text}"

@@ -58,6 +58,8 @@ class Request:
         disputed: steps of the states that somebody disputes: the segments around them are replayed.
         answer: a challenge and its answer, which disclose what a sealed claim does not; None where it is not sealed.
         secrets: of private data, what its owner handed over, by the files; each is this claim's.
+        replayed: segments of this log that this verifier has reproduced exactly before, by index, and the seconds of
+            each: they are not replayed again.
     """
 
     claim: Path
@@ -73,6 +75,7 @@ class Request:
     disputed: tuple[int, ...] = ()
     answer: Answered | None = None
     secrets: Mapping[Path, DataSecret] = field(default_factory=dict)
+    replayed: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ class Sitting:
             tolerance = calibrated.tolerance(self.bench.here) if self.bench.here else None
             if tolerance is not None:
                 challenge = draw(unit_steps(intact))
-            kept: Mapping[int, float] = {}
+            kept = request.replayed
             if self.results is not None:
                 kept = self.results.begin(
                     Belonging.of(

@@ -39,8 +39,20 @@ def test_a_coarser_type_of_the_same_weights_is_the_same() -> None:
     for kind in (torch.bfloat16, torch.float16):
         export = state({name: tensor.to(kind) for name, tensor in TENSORS.items()})
         assert match(export, state(TENSORS), 1e-9).exact
-        assert match(state(TENSORS), export, 1e-9).exact
     assert match(state({name: tensor.double() for name, tensor in TENSORS.items()}), state(TENSORS), 0.0).exact
+
+
+def test_a_few_bits_of_a_model_are_not_the_model() -> None:
+    for kind in (torch.bfloat16, torch.float8_e5m2):
+        rounded = {name: tensor.to(kind) for name, tensor in TENSORS.items()}
+        assert not match(state(TENSORS), state(rounded), 1e-4).found, "a log of fewer bits than the file has"
+        assert match(state({name: tensor.float() for name, tensor in rounded.items()}), state(rounded), 0.0).exact
+
+
+def test_a_tensor_without_a_number_is_constant() -> None:
+    tensors = {"a": torch.full((4,), math.nan), "b": torch.ones(4), "c": torch.tensor([1.0, math.nan])}
+    diverged = state(tensors)
+    assert constant_rows(diverged, diverged.manifest.tensors()) == {"model/a", "model/b"}
 
 
 def test_within_the_distance_is_said_and_beyond_it_is_not_found() -> None:
@@ -82,6 +94,22 @@ def test_permuted_and_rescaled_copies_have_the_same_sorted_values() -> None:
     assert not same_values(state(TENSORS), state(other), 1e-3), "another model has other values"
     constant = {"fc.weight": torch.ones(16, 32)}
     assert not same_values(state(constant), state(constant), 1e-3), "a constant tensor says nothing"
+
+
+def test_no_copy_within_the_distance_is_lost_to_what_spares_sorting() -> None:
+    """What is compared first, the largest value and the mean, may only rule out what sorting would rule out too."""
+    weight = TENSORS["fc.weight"]
+    found = 0
+    for exponent in torch.linspace(-6, -1, 41).tolist():
+        noise = 10**exponent * torch.randn(16, 32, generator=SOURCE)
+        for other in (weight + noise, weight * (1 + 10**exponent), weight + 10**exponent):
+            a, b = (t.double().flatten().abs().sort().values for t in (weight, other))
+            gap = float((a / a.norm() - b / b.norm()).norm())
+            for distance in (gap * (1 + 1e-6), gap * (1 - 1e-6)):
+                said = same_values(state({"a": weight}), state({"a": other}), distance)
+                assert said == (gap <= distance), f"{gap} apart, {distance} asked for"
+                found += said
+    assert 100 < found < 200
 
 
 def test_constant_rows_are_known() -> None:

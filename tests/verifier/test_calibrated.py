@@ -21,6 +21,7 @@ from polchain.cli.app import main
 from polchain.core.claim import Claim
 from polchain.core.entries import Start
 from polchain.errors import PolicyError
+from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.fingerprint import Setting, native_setting
 from polchain.training.parts import errors_between, false_row
 from polchain.training.program import Program
@@ -36,7 +37,9 @@ from polchain.verifier.units import examine_unit
 from polchain.verifier.verdict import Ruled, Verdict
 from polchain.verifier.verify import Request, verify_intact
 from polchain.verifier.vouching import OwnRecipe
-from tests.claims import DATA, DIGITS, Recorded, record_once
+from tests.claims import DATA, DIGITS, Recorded, checkpoints_of, record_once
+from tests.court import Court, Dates, foreign_claim
+from tests.disputes import nearly, weights_of
 from tests.forgers import warm
 from tests.forgers.attacks import moments_within_tolerance
 from tests.forgers.forge import Forgery, Workshop, edited, with_rows
@@ -305,3 +308,40 @@ def test_a_forger_who_claims_the_setting_that_computes_here_gains_nothing(
     verdict = judged(claim, shop.key.public, [lab])
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert any("the very setting" in remark for remark in verdict.remarks)
+
+
+# Rulings
+
+
+def test_in_a_ruling_tau_is_work_where_the_policy_accepts_it_and_never_exact(
+    two: Recorded, lab: Calibration, tmp_path: Path
+) -> None:
+    last = CheckpointStore(two.claim).get(checkpoints_of(two.claim)[-1].state)
+    thief = foreign_claim(tmp_path / "thief", [nearly(weights_of(last))])
+    tolerant = {"calibrations": [noisy(lab, optimizer=1e-3, tensors=1e-3)], "threads": 1}
+    with Court().open() as court:
+        court.dates = {two.claim: Dates(evidence=100), thief: Dates(evidence=200)}
+        ruling = court.both_ways(two.claim, thief, **tolerant)
+        assert (ruling.word, ruling.named) == ("NOT PROVEN", ()), "nobody accepted CONSISTENT"
+        ruling = court.both_ways(two.claim, thief, accept_consistent=True, **tolerant)
+        assert (ruling.word, ruling.named) == ("PROVEN", ("A",)), ruling.reasons()
+        (_, verdict), *_ = ruling.claims[0].verdicts
+        assert verdict.outcome is Ruled.CONSISTENT
+        # A copy between the owner's seed and his first evidence: only exact work shows that he came to it by himself.
+        court.dates = {two.claim: Dates(evidence=200, start=60, beacon=50), thief: Dates(evidence=100)}
+        ruling = court.both_ways(two.claim, thief, accept_consistent=True, **tolerant)
+        assert (ruling.word, ruling.named) == ("CONTESTED", ()), ruling.sentence()
+        ruling = court.both_ways(two.claim, thief)
+        assert (ruling.word, ruling.named) == ("PROVEN", ("A",)), "with the prover's two threads it is exact"
+
+
+def test_a_claim_that_drifts_out_of_the_policy_does_not_end_the_ruling(
+    two: Recorded, lab: Calibration, tmp_path: Path
+) -> None:
+    last = CheckpointStore(two.claim).get(checkpoints_of(two.claim)[-1].state)
+    other = foreign_claim(tmp_path / "other", [nearly(weights_of(last))])
+    vacuous = replace(lab, trained=lab.initial + 1e-4)
+    with Court().open() as court:
+        ruling = court.both_ways(two.claim, other, calibrations=[vacuous], threads=1, accept_consistent=True)
+    assert ruling.word == "NOT PROVEN"
+    assert any("A: its replays were compared exactly, by no calibration: 6 segments" in x for x in ruling.unchecked)

@@ -24,6 +24,7 @@ from polchain.verifier.dispute import rule_between
 from polchain.verifier.ruling import Ruling
 from tests.anchors.worlds import Anvil, AnvilWorld
 from tests.claims import DATA, DIGITS, SCRIPTS, checkpoints_of, entries_of, record_once, write_log
+from tests.court import is_mirror
 from tests.disputes import NETWORKS, Foreigner, Lab, Prover, nearly, together, weights_of
 from tests.forgers.forge import tensors_of
 from tests.schema import violations
@@ -103,12 +104,7 @@ def both_ways(lab: Lab, one: Prover | Foreigner, other: Prover | Foreigner, mode
     """The ruling between two, once it was found to be the same the other way round."""
     ruling = lab.rule(one, other, model=model)
     mirrored = lab.rule(other, one, model=model)
-    swap = {"A": "B", "B": "A"}
-    assert (mirrored.word, mirrored.exit_code) == (ruling.word, ruling.exit_code)
-    assert {swap[name] for name in mirrored.named} == set(ruling.named)
-    decisions = [model.pairs[0].decision for model in ruling.models]
-    others = [model.pairs[0].decision.mirrored for model in mirrored.models]
-    assert sorted(map(str, decisions)) == sorted(map(str, others))
+    assert is_mirror(ruling, mirrored)
     return ruling
 
 
@@ -125,7 +121,7 @@ def test_two_independent_owners_are_each_named_for_their_own(cast: Cast) -> None
 def test_an_honest_and_earlier_model_of_his_own_does_not_make_a_thief_the_owner(cast: Cast) -> None:
     ruling = both_ways(cast.lab, cast.earlier, cast.owner, cast.weights)
     assert words(ruling) == [("weights.safetensors", "PROVEN", ("B",))]
-    assert ruling.sentence() == "weights.safetensors: B's: B covers it and worked for it, A does not cover it"
+    assert ruling.sentence() == "weights.safetensors is B's: B covers it and worked for it, A does not cover it"
 
 
 def test_a_copy_that_was_published_first_loses_to_a_seed_that_was_published_before_it(cast: Cast) -> None:
@@ -256,7 +252,7 @@ def test_a_later_near_copy_is_the_owners(cast: Cast) -> None:
     ruling = both_ways(cast.lab, cast.second, thief)
     assert (ruling.word, ruling.named) == ("PROVEN", ("A",))
     assert "A worked for it and has the earlier evidence, B did not" in ruling.sentence()
-    assert any("B covers the final state of A, within 0.0001" in reason for reason in ruling.reasons())
+    assert "B's checkpoint of step 0 is the final state of A, within 0.0001" in ruling.reasons()
 
 
 def test_without_any_evidence_of_time_nothing_is_decided_between_near_copies(cast: Cast) -> None:
@@ -394,6 +390,19 @@ def test_whoever_stole_a_key_signs_no_history_once_it_is_revoked(cast: Cast, tmp
     assert cast.lab.rule(owner, cast.second, heads={"a head": fork.note(LAST - 1)}).claims[0].failure == ""
 
 
+def test_what_was_replayed_for_one_model_is_not_replayed_again_for_another(cast: Cast) -> None:
+    """The thief went on from the owner's step 30: the owner is verified up to his end, and up to there."""
+    half = weights_of(cast.owner.states[6])
+    thief = Foreigner(cast.lab, cast.folder / "from-the-middle", [half, nearly(half, 1.01)])
+    ruling = cast.lab.rule(cast.owner, thief)
+    assert words(ruling)[1] == ("the final state of B", "DESCENDS", ("A",))
+    assert any(reason.endswith("are, bit for bit, what A had trained by step 30") for reason in ruling.reasons())
+    whole, part = (dict(ruling.claims[0].verdicts)[last] for last in (60, 30))
+    assert {item.earlier for item in whole.reproductions} == {False}
+    assert {item.earlier for item in part.reproductions if item.pick is not None} == {True}
+    assert part.outcome.value == "VERIFIED"
+
+
 def test_three_claims_are_ranked(cast: Cast) -> None:
     ruling = cast.lab.rule(cast.early_copy, cast.owner, cast.earlier, model=cast.weights)
     assert ruling.named == ("B",)
@@ -460,8 +469,9 @@ def test_the_command_prints_the_sentence_and_two_bars(cast: Cast, capsys: pytest
     assert lines[1] == "second.safetensors: contested: of A and B, the one that worked has the later evidence"
     bars = {line[0]: line for line in lines if line[1:4] == "  |"}
     assert bars["A"].index("#") > bars["B"].index("#"), "on one scale"
-    assert bars["A"].endswith("; worked")
-    assert bars["B"].endswith("; work not verified")
+    assert bars["A"].endswith(", worked")
+    assert bars["B"].endswith(", not verified")
+    assert lines[3:5] == [f"A  {cast.second.claim}", f"   signed by {cast.second.genesis.key}"], "who A is comes first"
     assert "because" in out
     assert "permuted, rescaled or distilled copies may be missed" in out
 

@@ -57,6 +57,28 @@ def test_rows_of_several_states_of_the_elder_count_together() -> None:
     assert (found.elder, found.share) == (20, 1.0)
 
 
+def test_what_else_a_state_holds_does_not_thin_the_model_in_dispute() -> None:
+    model = state(0, row("a", "learnt"), row("b", "learnt too"))
+    padded = state(0, *(row(f"p{i}", f"padding {i}") for i in range(9)), row("x", "learnt"), row("y", "learnt too"))
+    assert descent([padded], [INITIAL, TRAINED]) is None
+    found = descent([padded], [INITIAL, TRAINED], model=model)
+    assert found is not None
+    assert (found.elder, found.share) == (10, 1.0)
+    assert common_share(padded, TRAINED) < 0.5 < common_share(padded, TRAINED, model=model)
+    own = state(20, row("a", "his own"), row("b", "his own too"))
+    assert descent([padded, own], [INITIAL, TRAINED], model=model) is None, "only the covering state is asked for it"
+    assert (
+        descent([padded], [INITIAL, TRAINED], [row_id(row("", "learnt")), row_id(row("", "learnt too"))], model) is None
+    )
+
+
+def test_an_average_beside_the_model_is_produced_too() -> None:
+    average = StateRows.of(10, (row("a", "learnt"),), (), (row("ema", "averaged"),))
+    found = descent([state(0, row("x", "averaged"))], [INITIAL, average])
+    assert found is not None
+    assert found.elder == 10
+
+
 contents = st.lists(st.sampled_from("uvwxyz"), min_size=1, max_size=4)
 
 
