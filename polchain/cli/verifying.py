@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from polchain.verifier.verdict import Verdict
     from polchain.verifier.vouching import OwnRecipe
 
-__all__ = ["Options", "Settled", "check_kind", "parse_seed", "read_intact", "settle"]
+__all__ = ["Options", "Settled", "check_kind", "check_together", "parse_seed", "read_intact", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,8 @@ def settle(options: Options, *, certified: bool = False) -> Settled:
     policy, drawn = options.trust.read(), parse_seed(options.seed)
     if options.full and policy.budget is not None:
         raise UsageError("--full replays everything, and a budget caps the replays: one of them")
-    _check_together(options, drawn is not None)
+    drawn_here = drawn is not None or options.full or options.trust.budget is not None
+    check_together(options, drawn=drawn_here)
     heads = read_heads(options.head)
     owned = _secrets(options.data_secret)
     own = _own_recipe(options.recipe, options.module, _words(options.recipe_args))
@@ -280,10 +281,15 @@ def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
     return setting_of({**intact.start.fingerprint, "threads": threads})
 
 
-def _check_together(options: Options, seeded: bool) -> None:
+def check_together(options: Options, *, drawn: bool) -> None:
+    """Refuse a challenge without its answer, and an answer where something is `drawn` here, or nothing is replayed.
+
+    Raises:
+        UsageError: that is asked for.
+    """
     if options.challenge is not None and options.opening is None:
         raise UsageError("--challenge goes with --opening", hint="`polchain respond` makes the opening")
-    if options.opening is not None and (seeded or options.full or options.trust.budget is not None):
+    if options.opening is not None and drawn:
         raise UsageError("--opening answers a draw that was made: --seed, --full and --budget belong to `challenge`")
 
 
