@@ -9,9 +9,9 @@ import typer
 
 from polchain.cli import output
 from polchain.cli.charts import error_chart, error_table
-from polchain.cli.options import Data, DataSecretFile, Json, check_seconds
+from polchain.cli.options import Data, DataSecretFile, Json, check_seconds, data_folder
 from polchain.cli.running import Arguments, Module
-from polchain.errors import DatasetError, StorageError, UsageError
+from polchain.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from polchain.verifier.calibrating import Answer
@@ -75,19 +75,16 @@ def calibrate(
     wanted = _lengths(lengths)
     if out is not None and out.exists():
         raise UsageError(f"{out} exists", hint="name a new file with -o: a calibration is never written over")
-    if data is not None and not data.is_dir():
-        raise DatasetError(f"no folder at {data}", hint="say where the data is with --data FOLDER or POLCHAIN_DATA")
+    folder = data_folder(data)
     claims = _claims(against or [], key or [])
 
     from polchain.storage.secretfile import read_secret
-    from polchain.training.dataset import data_dir
     from polchain.verifier.calibrating import Wish
     from polchain.verifier.calibrating import calibrate as measure
     from polchain.verifier.vouching import OwnRecipe
 
     words = tuple(arguments or ())
     own = OwnRecipe(Path.cwd(), recipe, True, words) if module else OwnRecipe.script(Path(recipe), words)
-    folder = data.resolve() if data is not None else data_dir()
     secret = read_secret(data_secret) if data_secret is not None else None
     wish = Wish(own, folder, claims, threads, steps, wanted, quick, timeout, secret)
     with output.Progress("calibrating", 1) as progress:

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polchain.cli.options import hand_down, passphrase_source
-from polchain.errors import DatasetError, UsageError
+from polchain.cli.options import data_folder, hand_down, passphrase_source
+from polchain.errors import UsageError
 
 __all__ = ["Orders", "Script", "become", "prepare", "run_apart"]
 
@@ -91,8 +91,7 @@ def prepare(
         raise UsageError(
             f"{script.name} is not a Python script", hint="--recipe names a .py file; a module needs --module"
         )
-    if data is not None and not data.is_dir():
-        raise DatasetError(f"no folder at {data}", hint="say where the data is with --data FOLDER or POLCHAIN_DATA")
+    data_folder(data)
     passphrase_source(passphrase_file, passphrase_fd)
     hand_down("POLCHAIN_KEY_FILE", key_file)
     hand_down("POLCHAIN_DATA", data)

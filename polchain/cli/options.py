@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polchain.errors import MissingFileError, UsageError
+from polchain.errors import DatasetError, MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from polchain.core.note import PrivateKey
@@ -23,6 +23,7 @@ __all__ = [
     "PassphraseFd",
     "PassphraseFile",
     "check_seconds",
+    "data_folder",
     "hand_down",
     "load_key",
     "optional_first",
@@ -74,6 +75,21 @@ DataSecretFile = Annotated[
         show_default=False,
     ),
 ]
+
+
+def data_folder(named: Path | None) -> Path:
+    """The folder that a recipe reads: the one that is named, else POLCHAIN_DATA, else the working directory.
+
+    Raises:
+        DatasetError: there is none at the name.
+    """
+    if named is None:
+        from polchain.training.dataset import data_dir
+
+        return data_dir()
+    if not named.is_dir():
+        raise DatasetError(f"no folder at {named}", hint="say where the data is with --data FOLDER or POLCHAIN_DATA")
+    return named.resolve()
 
 
 def passphrase_source(file: Path | None, descriptor: int | None) -> PassphraseSource:

@@ -93,6 +93,7 @@ def verify(
         typer.Option(
             metavar="N",
             min=1,
+            max=512,
             help="segments to replay at a time [as many as cores, memory and GPUs bear]",
             show_default=False,
         ),

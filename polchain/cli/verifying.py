@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polchain.cli import output
-from polchain.cli.options import check_seconds
+from polchain.cli.options import check_seconds, data_folder
 from polchain.cli.trust import Trust, read_heads
 from polchain.errors import MissingFileError, UsageError
 
@@ -191,9 +191,7 @@ def settle(options: Options, *, certified: bool = False) -> Settled:
     owned = _secrets(options.data_secret)
     own = _own_recipe(options.recipe, options.module, _words(options.recipe_args))
     check_seconds("--timeout", options.timeout)
-    from polchain.training.dataset import data_dir
-
-    folder = options.data.resolve() if options.data is not None else data_dir()
+    folder = data_folder(options.data)
     if options.several:
         if options.resume is not None or options.opening is not None or len(options.targets) == 1:
             raise UsageError(

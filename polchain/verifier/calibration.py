@@ -184,9 +184,9 @@ class Calibration:
         try:
             with path.open("rb") as file:
                 return cls.decode(file.read(FILE_LIMIT + 1))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise PolicyError(
-                f"cannot read the calibration {path}: {error}", hint="`polchain calibrate` makes one"
+                f"cannot read the calibration {path}: {error.strerror}", hint="`polchain calibrate` makes one"
             ) from error
         except PolchainError as error:
             raise PolicyError(f"{path} is no calibration: {error}", hint="`polchain calibrate` makes one") from error

@@ -74,7 +74,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
-        check_fraction(self.confidence)
+        check_fraction(self.confidence, "confidence")
         if not 0 <= self.top_updates <= 10_000:
             raise PolicyError(f"top_updates is {self.top_updates}: not between 0 and 10,000")
         if self.budget is not None and not 0.0 < self.budget <= 1.0:

@@ -232,6 +232,7 @@ def find_sandbox(data: Path, hidden: Sequence[Path], allowance: Allowance) -> Sa
 
     Raises:
         UnavailableError: there is none; why, and what to do about it.
+        UsageError: there is one, and the data folder cannot be shown in it.
     """
     program = shutil.which("bwrap")
     if program is None:

@@ -172,6 +172,8 @@ class Sitting:
             if not seen.false and found[0].outcome is not Outcome.REFUTED:
                 found += self._replay(challenge, leaves, kept, tolerance)
         behaviour = self._behaviour(challenge, found, leaves)
+        apart = differences(self.start.fingerprint, self.bench.here)
+        doubtful = any(item.outcome is Outcome.INCONCLUSIVE and item.reason.startswith("differs") for item in found)
         return judge(
             intact,
             challenge,
@@ -180,7 +182,8 @@ class Sitting:
             vouched=self.vouched,
             times=self.times,
             false_statements=seen.false,
-            remarks=[*differences(self.start.fingerprint, self.bench.here), *calibrated.remarks],
+            remarks=[*apart, *calibrated.remarks],
+            causes=_causes(apart, self.request) if doubtful else (),
             survey=seen,
             behaviour=behaviour,
             road=calibrated.road,
@@ -255,6 +258,15 @@ class Sitting:
     def _tell(self, what: str, done: int, challenge: Challenge) -> None:
         if self.progress is not None:
             self.progress(what, done, challenge.cost)
+
+
+def _causes(apart: Sequence[str], request: Request) -> list[str]:
+    """Why the replays of an honest claim may differ here, and what to do about it."""
+    if not apart:
+        return []
+    own = "leave out --threads, or " if request.setting is not None else ""
+    advice = f"{own}name a calibration of this recipe with --calibration (polchain calibrate makes one)"
+    return [f"replays may differ though the claim is honest ({'; '.join(apart)}): {advice}"]
 
 
 def _check_data(

@@ -152,6 +152,8 @@ class Swap:
             return f"not checked: {self.reason}"
         if self.share >= 1.0:
             return f"no weights {self.distance:.3g} away fit into what may go unreplayed (a heuristic distance)"
+        if not self.draws:
+            return f"weights {self.distance:.3g} away pass, for no draw was answered (a heuristic distance)"
         return (
             f"weights {self.distance:.3g} away take at least {100 * self.share:.3g} % of the steps to swap in, and pass"
             f" {_draws(self.draws)} with probability at most {self.escape:.2g} (a heuristic distance)"
@@ -272,11 +274,12 @@ def check_drift(segments: int, drift: float, reference: float, initial: float) -
         )
 
 
-def check_fraction(value: float) -> None:
+def check_fraction(value: float, name: str = "fraction") -> None:
     """Raises PolicyError unless 0 < value < 1."""
     if not 0.0 < value < 1.0:
         raise PolicyError(
-            f"{value!r} is not between 0 and 1", hint="fraction and confidence are shares, such as 0.05 and 0.99"
+            f"{name}: {value!r} is not between 0 and 1",
+            hint="fraction and confidence are shares, such as 0.05 and 0.99",
         )
 
 

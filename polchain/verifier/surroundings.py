@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import polchain
-from polchain.errors import UnavailableError
+from polchain.errors import UsageError
 from polchain.training.fence import PRIVATE, SHARED_MEMORY
 
 __all__ = ["arguments", "check_data", "homes"]
@@ -83,16 +83,16 @@ def check_data(data: Path) -> None:
     """Check that the data folder is one that can be shown.
 
     Raises:
-        UnavailableError: it holds the home folder, or is one that the sandbox has of its own.
+        UsageError: it holds the home folder, or is one that the sandbox has of its own.
     """
     path = data.resolve()
-    hint = "put the dataset into a folder of its own, and name it with --data"
+    hint = "name the dataset's own folder with --data, or an empty one where the recipe reads none"
     for home in homes():
         if home.is_relative_to(path):
-            raise UnavailableError(f"the data folder {path} holds your home folder", hint=hint)
+            raise UsageError(f"the data folder {path} holds your home folder, which a recipe must not see", hint=hint)
     systems = not path.is_relative_to(SHARED_MEMORY) and _inside(path, OWN[:3])
     if systems or any(own.is_relative_to(path) for own in (*OWN, Path(SHARED_MEMORY), Path("/usr"))):
-        raise UnavailableError(f"the data folder {path} is one that a sandbox has of its own", hint=hint)
+        raise UsageError(f"the data folder {path} is one that a sandbox has of its own", hint=hint)
 
 
 def homes() -> list[Path]:

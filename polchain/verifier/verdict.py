@@ -171,6 +171,7 @@ def judge(
     times: Times | None = None,
     false_statements: Sequence[str] = (),
     remarks: Sequence[str] = (),
+    causes: Sequence[str] = (),
     survey: Survey | None = None,
     behaviour: Sequence[Behaviour] = (),
     road: Road | None = None,
@@ -187,6 +188,7 @@ def judge(
         times: when the log was written, as `establish` found; None for what is known without asking anybody.
         false_statements: signed statements that were found false without replay.
         remarks: what else the reader should know.
+        causes: why replays that differ may do so though the claim is honest; said only with them.
         survey: what the disclosed states say by themselves; without it there is no swap bound.
         behaviour: what came of the tests of behaviour.
         road: what was tolerated between the prover's machine and this one; None where nothing was.
@@ -204,7 +206,7 @@ def judge(
     if refuting:
         outcome, reasons = Ruled.REFUTED, refuting
     elif missing:
-        outcome, reasons = Ruled.INCONCLUSIVE, missing
+        outcome, reasons = Ruled.INCONCLUSIVE, [*causes, *missing]
     elif not vouched or doubts:
         outcome = Ruled.COMPUTED
         unread = f"{_how(reproductions, road)}, but nobody vouched for the recipe: read it, then pass --trust-recipe"

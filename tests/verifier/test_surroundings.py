@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import polchain
-from polchain.errors import PolicyError, UnavailableError
+from polchain.errors import PolicyError, UsageError
 from polchain.training.fence import Limits
 from polchain.training.fingerprint import Setting, setting_of
 from polchain.verifier.allowance import GIB, Allowance
@@ -88,7 +88,7 @@ def test_a_link_leads_to_what_is_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/tmp", "/usr", "/proc", "/proc/self", "/dev", "/dev/shm", "/sys/devices"])
 def test_folders_of_the_system_are_no_data(path: str) -> None:
-    with pytest.raises(UnavailableError, match="the data folder") as caught:
+    with pytest.raises(UsageError, match="the data folder") as caught:
         check_data(Path(path))
     assert "--data" in caught.value.hint
 
@@ -96,7 +96,7 @@ def test_folders_of_the_system_are_no_data(path: str) -> None:
 def test_a_home_folder_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "users" / "alice"))
     for path in (tmp_path, tmp_path / "users", tmp_path / "users" / "alice"):
-        with pytest.raises(UnavailableError, match="holds your home folder"):
+        with pytest.raises(UsageError, match="holds your home folder"):
             check_data(path)
     check_data(tmp_path / "users" / "alice" / "data")
     check_data(Path("/dev/shm/data"))
