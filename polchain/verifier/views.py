@@ -42,8 +42,9 @@ def view_of(facts: Facts) -> dict[str, Any]:
     sentence, reasons = (result["sentence"], result["reasons"]) if ruling else _sentence(result["reasons"])
     verdicts = [one["verdicts"] for one in result["claims"]] if ruling else [[result]]
     failures = [one["failure"] for one in result["claims"]] if ruling else [""]
-    parties = zip(facts["claims"], verdicts, failures, strict=True)
-    claims = [_claim(claim, mine, failure, ruling) for claim, mine, failure in parties]
+    forked = [bool(one["proof"]) for one in result["claims"]] if ruling else [False]
+    parties = zip(facts["claims"], verdicts, failures, forked, strict=True)
+    claims = [_claim(claim, mine, failure, ruling, fork) for claim, mine, failure, fork in parties]
     intact = [claim for claim in facts["claims"] if claim["intact"]]
     return {
         "ruling": ruling,
@@ -93,11 +94,11 @@ def _number(text: str) -> float:
     return float(text) if text else math.nan
 
 
-def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool) -> dict[str, Any]:
+def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool, forked: bool) -> dict[str, Any]:
     name = claim["name"] if ruling else ""
     if not claim["intact"]:
         return {"name": name, "intact": False, "checks": checks_of(claim, None, failure), "works": []}
-    checks = checks_of(claim, verdicts[-1] if verdicts else None)
+    checks = checks_of(claim, verdicts[-1] if verdicts else None, forked=forked)
     return {
         "name": name,
         "intact": True,
@@ -158,25 +159,32 @@ def _bound(bound: Facts, up: bool) -> str:
     return f"{when}, {bound.get('source', '')}, {bound['status']}{weak}"
 
 
+def _shown_time(evidence: Facts) -> int | None:
+    """A time that a plot can show, from 1970 to 9999: an unchecked one may be anything."""
+    time = evidence.get("time")
+    return time if time is not None and 0 <= time < 253_402_300_800 else None
+
+
 def _timeline(claims: Sequence[Facts], ruling: bool) -> Markup | None:
     bars: list[Bar] = []
     marks: list[Mark] = []
     for claim in claims:
         times, start = claim["times"], len(bars)
-        spans = [s for s in times["intervals"] if "time" in s["not_before"] or "time" in s["not_after"]]
+        ends = ("not_before", "not_after")
+        spans = [span for span in times["intervals"] if any(_shown_time(span[end]) is not None for end in ends)]
         spans = [*spans[: LANES - 1], *spans[LANES - 1 :][-1:]]
         who = f"{claim['name']}: " if ruling else ""
         for span in spans:
             label = f"{who}{'step' if span['first_step'] == span['last_step'] else 'steps'} {_steps(span)}"
-            bars.append(Bar(label, span["not_before"].get("time"), span["not_after"].get("time")))
+            bars.append(Bar(label, _shown_time(span["not_before"]), _shown_time(span["not_after"])))
         if not spans:
             continue
         for anchor in times["anchors"]:
-            if "time" in anchor:
+            if _shown_time(anchor) is not None:
                 covered = [n for n, span in enumerate(spans) if span["first_step"] <= anchor.get("step", 0)]
                 marks.append(Mark(start + (covered[-1] if covered else 0), anchor["time"], anchor["status"] == "final"))
         beacon = times.get("beacon")
-        if beacon is not None and "time" in beacon:
+        if beacon is not None and _shown_time(beacon) is not None:
             lane = next((n for n, span in enumerate(spans) if "time" in span["not_before"]), 0)
             marks.append(Mark(start + lane, beacon["time"], beacon["status"] == "final", beacon=True))
     return Markup(figures.timeline(bars, marks, "time")) if bars else None

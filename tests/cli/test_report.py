@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from polchain.cli import report
+from polchain.prover.export import export
 from polchain.verifier.embedded import extract
 from polchain.verifier.report import page_of
 from tests.certificates import Filed, file_certificates, warm
 from tests.cli.conftest import Done
+from tests.runs import make_key, make_run
 
 Call = Callable[..., Done]
 
@@ -69,6 +71,23 @@ def test_a_certificate_is_made_and_is_the_same_in_a_fresh_verification(
     assert checked.code == 0, checked.out + checked.err
     assert checked.out.startswith("SAME\n")
     assert "not compared" in checked.out
+
+
+def test_what_was_not_replayed_is_certified_as_that(call: Call, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", make_key(tmp_path / "key"), foreign=True)
+    export(run, tmp_path / "claim\u202e\n.zip")
+    (claim,) = tmp_path.glob("*.zip")
+    page = tmp_path / "foreign.html"
+    assert call("verify", claim, "--report", page).code == 3
+    facts = extract(page.read_text())
+    assert facts["result"]["verdict"] == "INCONCLUSIVE"
+    assert facts["made"]["claims"] == ["claim??.zip"]
+    assert "Nothing was replayed." in page.read_text()
+    assert call("report", "--check", page, claim).code == 0
+    other = make_run(tmp_path / "other", make_key(tmp_path / "other-key"), foreign=True)
+    done = call("report", "--check", page, export(other, tmp_path / "theirs").path)
+    assert done.code == 1
+    assert "result.key: the certificate says" in done.out
 
 
 def test_an_altered_page_differs_without_a_replay(
