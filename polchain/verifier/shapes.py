@@ -205,7 +205,7 @@ FACTS: Final = {
     "kind": ("verdict", "ruling"),
     "made": {
         "at": SECONDS,
-        "versions": {"polchain": VERSION, "matplotlib": VERSION, "jinja2": VERSION},
+        "versions": dict.fromkeys(("polchain", "python", "torch", "matplotlib", "jinja2"), VERSION),
         "claims": [CIRCUMSTANCE],
         "model": CIRCUMSTANCE,
     },

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -16,8 +15,9 @@ from markupsafe import Markup
 from polchain.anchors.interval import clock
 from polchain.verifier import figures
 from polchain.verifier.checks import checks_of
-from polchain.verifier.figures import Bar, Mark, Point
+from polchain.verifier.figures import Bar, Mark
 from polchain.verifier.repeat import commands, demands, digests, percent
+from polchain.verifier.replayed import number, points_of, rows_of
 
 __all__ = ["view_of"]
 
@@ -25,13 +25,6 @@ GOOD: Final = ("VERIFIED", "CONSISTENT", "PROVEN", "EARLIER", "DESCENDS", "CONTI
 BAD: Final = ("REFUTED", "CONVICTED", "EQUIVOCATION")
 LANES: Final = 6
 ROWS: Final = 200
-OUTCOMES: Final = {
-    "EXACT": "reproduced exactly",
-    "WITHIN": "reproduced within tau",
-    "REFUTED": "refuted",
-    "INCONCLUSIVE": "came to no end",
-}
-
 Facts = Mapping[str, Any]
 
 
@@ -62,7 +55,7 @@ def view_of(facts: Facts) -> dict[str, Any]:
         "unproved": list(result["not_checked"] if ruling else result["remarks"]),
         "made": list(_made(facts)),
         "sandboxes": sorted({one["sandbox"] for many in verdicts for one in many if one["sandbox"]}),
-        "seconds": f"{sum(_number(r['seconds']) for many in verdicts for one in many for r in one['replays']):.1f}",
+        "seconds": f"{sum(number(r['seconds']) for many in verdicts for one in many for r in one['replays']):.1f}",
         "commands": commands(facts),
         "demands": demands(facts),
         "digests": list(digests(facts)),
@@ -87,11 +80,6 @@ def _tone(word: str, ruling: bool) -> str:
 
 def _sentence(reasons: Sequence[str]) -> tuple[str, list[str]]:
     return (reasons[0] if reasons else "no reason is given", list(reasons[1:]))
-
-
-def _number(text: str) -> float:
-    """A decimal string; empty, and what is no number of any use, is NaN."""
-    return float(text) if text else math.nan
 
 
 def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool, forked: bool) -> dict[str, Any]:
@@ -191,16 +179,16 @@ def _timeline(claims: Sequence[Facts], ruling: bool) -> Markup | None:
 
 
 def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
-    points = list(_points(verdict["replays"]))
+    points = list(points_of(verdict["replays"]))
     shown = claim["checkpoints"]
-    losses, updates = ([_number(text) for text in shown[key]] for key in ("losses", "updates"))
+    losses, updates = ([number(text) for text in shown[key]] for key in ("losses", "updates"))
     sentence, reasons = _sentence(verdict["reasons"])
     plots = []
     kinds = (("mean loss", "loss", losses, False), ("size of the update", "update", updates, True))
     for title, key, values, log in kinds:
         if any(math.isfinite(value) for value in values):
             plots.append((title, Markup(figures.curve(shown["steps"], values, points, f"{name}-{key}", log=log))))
-    replays = list(_replays(verdict["replays"]))
+    replays = list(rows_of(verdict["replays"]))
     return {
         "word": verdict["verdict"],
         "tone": _tone(verdict["verdict"], False),
@@ -220,74 +208,13 @@ def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
     }
 
 
-def _points(replays: Sequence[Facts]) -> Iterator[Point]:
-    for one in replays:
-        ends = _ends(one["what"])
-        if ends is not None:
-            yield Point(*ends, one["outcome"], _number(one["rho"]), _number(one["tau"]))
-
-
-def _ends(what: str) -> tuple[int, int] | None:
-    """The steps of "steps 10 to 20"; None of anything else."""
-    words = what.split(" ")
-    if len(words) != 4 or words[0] != "steps" or words[2] != "to":
-        return None
-    numbers = [int(word) for word in words[1::2] if word.isascii() and word.isdecimal() and len(word) < 16]
-    return (numbers[0], numbers[1]) if len(numbers) == 2 and numbers[0] <= numbers[1] else None
-
-
-def _replays(replays: Sequence[Facts]) -> Iterator[dict[str, str]]:
-    """Rows of the table: segments that follow each other, all exact and picked for one reason, are one row."""
-
-    def key(item: tuple[int, tuple[Facts, tuple[int, int] | None]]) -> Any:
-        number, (one, ends) = item
-        if ends is None or one["outcome"] != "EXACT":
-            return number
-        return "exact", tuple(one["picked"])
-
-    ordered = sorted(((one, _ends(one["what"])) for one in replays), key=lambda item: item[1] or (-1, -1))
-    for _, items in groupby(enumerate(ordered), key=key):
-        group = [item for _, item in items]
-        for run in _runs(group):
-            one, ends = run[0]
-            last = run[-1][1]
-            what = one["what"] if ends is None or last is None else f"steps {ends[0]:,} to {last[1]:,}"
-            count = f" ({len(run):,} segments)" if len(run) > 1 else ""
-            yield {
-                "what": what + count,
-                "picked": ", ".join(one["picked"]),
-                "outcome": OUTCOMES[one["outcome"]],
-                "rho": _error(one["rho"]),
-                "tau": _error(one["tau"]),
-                "reason": one["reason"],
-                "tone": {"EXACT": "good", "WITHIN": "good", "REFUTED": "bad"}.get(one["outcome"], "open"),
-            }
-
-
-def _runs(group: list[Any]) -> Iterator[list[Any]]:
-    """Stretches without a gap."""
-    run: list[Any] = []
-    for item in group:
-        if run and (item[1] is None or run[-1][1] is None or item[1][0] != run[-1][1][1]):
-            yield run
-            run = []
-        run.append(item)
-    if run:
-        yield run
-
-
-def _error(text: str) -> str:
-    value = _number(text)
-    return "" if math.isnan(value) else "0" if value == 0 else f"{value:.2g}"
-
-
 def _sides(model: Facts) -> list[dict[str, str]]:
     rows = []
     for side in model["claims"]:
         covered = "yes" if side["covers"] else "no"
         covered += f", at step {side['step']:,}" if side["covers"] and "step" in side else ""
         if side.get("distance", "0.0") not in ("0.0", ""):
-            covered += f", within {_number(side['distance']):.2g}"
+            covered += f", within {number(side['distance']):.2g}"
         high, low = side["evidence"].get("high"), side.get("not_before")
         rows.append(
             {

@@ -35,6 +35,7 @@ class Found:
     found: dict[str, Any]
     complete: bool = True
     exit_code: int = 0
+    named: tuple[str, ...] = ()
     ruling: None = None
 
     def facts(self) -> dict[str, Any]:
@@ -118,7 +119,9 @@ def test_a_page_made_again_from_forged_facts_differs_from_what_is_found(
     assert asked[0].seed == true["asked"]["seed"]
 
 
-def test_a_lucky_draw_is_not_enough(filed: tuple[Filed, Filed], call: Call, finding: Callable[..., list[Any]]) -> None:
+def test_a_lucky_draw_is_not_enough(
+    filed: tuple[Filed, Filed], call: Call, finding: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page, words = filed[0].page, filed[0].words
     true = extract(filed[0].text)
     asked = finding(Found("VERIFIED", true, complete=False), Found("VERIFIED", true, complete=False))
@@ -128,6 +131,10 @@ def test_a_lucky_draw_is_not_enough(filed: tuple[Filed, Filed], call: Call, find
     done = call("report", "--check", page, *words)
     assert done.code == 1
     assert "the certificate's own draw gives VERIFIED, a fresh one REFUTED" in done.out
+    finding(Found("PROVEN", true, False, named=("A",)), Found("PROVEN", true, False, named=("B",)))
+    monkeypatch.setattr(report, "POSITIVE", ("PROVEN",))
+    done = call("report", "--check", page, *words)
+    assert "gives PROVEN (A), a fresh one PROVEN (B)" in done.out
     # A conviction is none the less one because its draw was chosen.
     asked = finding(Found("REFUTED", true, complete=False, exit_code=1))
     assert call("report", "--check", page, *words).code == 0
