@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from polchain.cli.asking import Options, check_together
 from polchain.cli.certify import check_new, write_report
 from polchain.cli.options import Data, Json
 from polchain.cli.trust import read_heads
 from polchain.cli.verdicts import show_intact
-from polchain.cli.verifying import Options, check_together, read_intact, settle
+from polchain.cli.verifying import read_intact, settle
 from polchain.errors import UsageError
 
 __all__ = ["register", "verify"]

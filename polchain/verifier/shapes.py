@@ -28,7 +28,7 @@ class Maybe:
 
 
 NUMBER: Final = float  # a decimal string that may be nan or inf; empty where nothing is known
-SECONDS: Final = (0, 253_402_300_799)  # to the end of the year 9999
+SECONDS: Final = (1 - 2**53, 2**53 - 1)  # since 1970: a block's time is what its maker wrote
 COUNT: Final = (0, 2**53 - 1)
 NAMES: Final = [str]
 NAME: Final = re.compile(r"[A-Z]")
@@ -205,7 +205,7 @@ FACTS: Final = {
     "kind": ("verdict", "ruling"),
     "made": {
         "at": SECONDS,
-        "versions": {"polchain": VERSION, "matplotlib": VERSION, "jinja2": VERSION},
+        "versions": dict.fromkeys(("polchain", "python", "torch", "matplotlib", "jinja2"), VERSION),
         "claims": [CIRCUMSTANCE],
         "model": CIRCUMSTANCE,
     },

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from polchain.cli import report
+from polchain.prover.export import export
 from polchain.verifier.embedded import extract
 from polchain.verifier.report import page_of
 from tests.certificates import Filed, file_certificates, warm
 from tests.cli.conftest import Done
+from tests.runs import make_key, make_run
 
 Call = Callable[..., Done]
 
@@ -33,6 +35,7 @@ class Found:
     found: dict[str, Any]
     complete: bool = True
     exit_code: int = 0
+    named: tuple[str, ...] = ()
     ruling: None = None
 
     def facts(self) -> dict[str, Any]:
@@ -71,6 +74,23 @@ def test_a_certificate_is_made_and_is_the_same_in_a_fresh_verification(
     assert "not compared" in checked.out
 
 
+def test_what_was_not_replayed_is_certified_as_that(call: Call, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", make_key(tmp_path / "key"), foreign=True)
+    export(run, tmp_path / "claim\u202e\n.zip")
+    (claim,) = tmp_path.glob("*.zip")
+    page = tmp_path / "foreign.html"
+    assert call("verify", claim, "--report", page).code == 3
+    facts = extract(page.read_text())
+    assert facts["result"]["verdict"] == "INCONCLUSIVE"
+    assert facts["made"]["claims"] == ["claim??.zip"]
+    assert "Nothing was replayed." in page.read_text()
+    assert call("report", "--check", page, claim).code == 0
+    other = make_run(tmp_path / "other", make_key(tmp_path / "other-key"), foreign=True)
+    done = call("report", "--check", page, export(other, tmp_path / "theirs").path)
+    assert done.code == 1
+    assert "result.key: the certificate says" in done.out
+
+
 def test_an_altered_page_differs_without_a_replay(
     filed: tuple[Filed, Filed], call: Call, tmp_path: Path, finding: Callable[..., list[Any]]
 ) -> None:
@@ -99,7 +119,9 @@ def test_a_page_made_again_from_forged_facts_differs_from_what_is_found(
     assert asked[0].seed == true["asked"]["seed"]
 
 
-def test_a_lucky_draw_is_not_enough(filed: tuple[Filed, Filed], call: Call, finding: Callable[..., list[Any]]) -> None:
+def test_a_lucky_draw_is_not_enough(
+    filed: tuple[Filed, Filed], call: Call, finding: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page, words = filed[0].page, filed[0].words
     true = extract(filed[0].text)
     asked = finding(Found("VERIFIED", true, complete=False), Found("VERIFIED", true, complete=False))
@@ -109,6 +131,10 @@ def test_a_lucky_draw_is_not_enough(filed: tuple[Filed, Filed], call: Call, find
     done = call("report", "--check", page, *words)
     assert done.code == 1
     assert "the certificate's own draw gives VERIFIED, a fresh one REFUTED" in done.out
+    finding(Found("PROVEN", true, False, named=("A",)), Found("PROVEN", true, False, named=("B",)))
+    monkeypatch.setattr(report, "POSITIVE", ("PROVEN",))
+    done = call("report", "--check", page, *words)
+    assert "gives PROVEN (A), a fresh one PROVEN (B)" in done.out
     # A conviction is none the less one because its draw was chosen.
     asked = finding(Found("REFUTED", true, complete=False, exit_code=1))
     assert call("report", "--check", page, *words).code == 0

@@ -201,6 +201,17 @@ def test_a_check_passes_only_where_the_facts_say_that_it_held(one: Facts, two: F
     lost = checks_of({"name": "A", "intact": False}, None, "the head is signed by nobody")
     assert [check.status for check in lost] == [FAIL, UNCHECKED]
     assert PASS not in {check.status for check in lost}
+    forked = {check.name: check.status for check in checks_of(claim, None, forked=True)}
+    assert forked["all heads that were shown extend one log"] == FAIL
+    assert forked["replay"] == UNCHECKED
+
+
+def test_a_time_that_no_clock_shows_is_printed_and_not_drawn(two: Facts) -> None:
+    for time, said in ((-1, "1970-01-01 00:00 UTC"), (2**53 - 1, "s after 1970 UTC")):
+        facts = deepcopy(two)
+        for span in facts["claims"][0]["times"]["intervals"]:
+            span["not_after"]["time"] = time
+        assert said in page_of(facts)
 
 
 def test_facts_of_another_shape_are_refused_by_name(one: Facts, two: Facts) -> None:
@@ -216,7 +227,7 @@ def test_facts_of_another_shape_are_refused_by_name(one: Facts, two: Facts) -> N
     assert "unknown field" in refused(one, lambda f: f["result"].update(sealed=True))
     assert "is missing" in refused(one, lambda f: f["result"].pop("bound"))
     assert "decimal" in refused(one, lambda f: f["result"]["bound"].update(escape="a lot"))
-    assert "number from" in refused(one, lambda f: f["made"].update(at=10**14))
+    assert "number from" in refused(one, lambda f: f["made"].update(at=2**60))
     assert "form" in refused(one, lambda f: f["made"]["versions"].update(polchain="certified by everybody"))
     assert "form" in refused(one, lambda f: f["result"].update(sandbox="\n" * 9))
     assert "other claims" in refused(two, lambda f: f["claims"].pop())
