@@ -434,7 +434,8 @@ def test_a_stolen_end_is_refuted_only_if_carelessness_can_be_told_from_it(
     monkeypatch.setattr(doubts, "examine", lambda *arguments, **more: convicts)
 
     def judged() -> Verdict:
-        return verify(claim, policy, opening=tmp_path / "r.opening", challenge=tmp_path / "c.json", data=NOWHERE)
+        asked, answer = tmp_path / "c.json", tmp_path / "r.opening"
+        return verify(claim, policy, opening=answer, challenge=asked, data=NOWHERE, jobs=1)
 
     convicted = judged()
     assert convicted.outcome is Ruled.REFUTED
