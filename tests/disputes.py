@@ -21,10 +21,12 @@ from polchain.anchors.batch import make_batch
 from polchain.anchors.binding import sign_address_binding
 from polchain.anchors.receipts import FiledReceipt
 from polchain.anchors.wallet import Key
+from polchain.core import merkle
 from polchain.core.binding import Binding, sign_key_binding
 from polchain.core.claim import HEADS, RECEIPTS, Claim, write_listing
-from polchain.core.digest import Digest
+from polchain.core.digest import Digest, blake3
 from polchain.core.entries import Entry, KeyChange, encode_entry, leaf_data
+from polchain.core.genesis import DatasetRef, FileRef
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import PrivateKey, sign_head
@@ -97,10 +99,10 @@ class Prover(AnchoredLog):
         *,
         beacon: bool = True,
         recovery: PrivateKey | None = None,
-        victim: Path | None = None,
+        script: Path | None = None,
     ) -> None:
         self.lab, self.world, self.claim = lab, lab.world, folder
-        self.shop = Workshop(victim or lab.victim)
+        self.shop = Workshop(lab.victim) if script is None else workshop_of(lab.victim, script)
         self.recovery = recovery
         self.key = self.shop.key
         address = Key(ANVIL_KEY).address
@@ -182,6 +184,19 @@ class Prover(AnchoredLog):
     def weights(self) -> Snapshot:
         """What anybody has of him: the model's rows of his last state."""
         return weights_of(self.states[-1])
+
+
+def workshop_of(victim: Path, script: Path) -> Workshop:
+    """A workshop for another program, on the data that it makes itself."""
+    files = {script.name: script.read_bytes()}
+    refs = tuple(FileRef(name, len(text), blake3(text)) for name, text in files.items())
+    theirs = Workshop(victim).genesis.recipe
+    assert theirs is not None
+    ref = replace(theirs, entry=script.name, module=False, arguments=(), files=refs)
+    with Workshop(victim, ref=ref, files=files).worker() as worker:
+        configuration, leaves = worker.commit_dataset()
+    data = DatasetRef(len(leaves), Digest("sha256", merkle.root(leaves)))
+    return Workshop(victim, ref=ref, files=files, configuration=configuration, dataset=data)
 
 
 class Foreigner(AnchoredLog):

@@ -151,14 +151,11 @@ def test_the_owners_seed_passed_off_as_a_tasks_is_no_work(cast: Cast) -> None:
     assert not ruling.models[0].facts["B"].worked
 
 
-def test_of_two_who_worked_for_the_same_weights_the_earlier_evidence_is_named(
-    cast: Cast, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_of_two_who_worked_for_the_same_weights_the_earlier_evidence_is_named(cast: Cast) -> None:
     """A convex problem has one answer: nobody copied, and both have it."""
-    victim = record_once(tmp_path_factory, "convex", SCRIPTS / "convex.py").claim
     logs = []
     for name in ("convex-first", "convex-later"):
-        log = Prover(cast.lab, cast.folder / name, victim=victim).train(24)
+        log = Prover(cast.lab, cast.folder / name, script=SCRIPTS / "convex.py").train(24)
         log.anchor(log.size)
         cast.lab.wait()
         logs.append(log)

@@ -42,6 +42,7 @@ from polchain.verifier.tolerance import Examination
 from polchain.verifier.verdict import Ruled, Verdict
 from polchain.verifier.verify import verify
 from tests.claims import DATA, Recorded, checkpoints_of, entries_of, genesis_of, write_log
+from tests.forgers import warm
 from tests.forgers.forge import Workshop
 from tests.scripts.digits import read
 
@@ -78,6 +79,11 @@ class Sealed:
     def verify(self, opening: Path, challenge: Path | None, data: Path = NOWHERE, claim: Path | None = None) -> Verdict:
         # One child: to start a second costs more than it saves.
         return verify(claim or self.claim, self.policy, opening=opening, challenge=challenge, data=data, jobs=1)
+
+
+@pytest.fixture(autouse=True)
+def _kept_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
 
 
 @pytest.fixture(scope="module")
@@ -434,7 +440,8 @@ def test_a_stolen_end_is_refuted_only_if_carelessness_can_be_told_from_it(
     monkeypatch.setattr(doubts, "examine", lambda *arguments, **more: convicts)
 
     def judged() -> Verdict:
-        return verify(claim, policy, opening=tmp_path / "r.opening", challenge=tmp_path / "c.json", data=NOWHERE)
+        asked, answer = tmp_path / "c.json", tmp_path / "r.opening"
+        return verify(claim, policy, opening=answer, challenge=asked, data=NOWHERE, jobs=1)
 
     convicted = judged()
     assert convicted.outcome is Ruled.REFUTED
