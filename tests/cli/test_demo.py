@@ -30,6 +30,7 @@ def normalised(line: str) -> str:
     line = re.sub(r"\|[-# ]+\|", "|", line)
     line = re.sub(r"[0-9a-f]{32,}", "#", line)
     line = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", line)
+    line = re.sub(r"model/\S+ differs", "model/ differs", line)
     return re.sub(r"\(first [^)]*\)", "(first)", line).strip()
 
 
