@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from polchain.cli import output
+from polchain.cli.asking import check_kind, parse_seed
 from polchain.cli.options import Data, Json, optional_first
 from polchain.cli.trust import Trust
-from polchain.cli.verifying import check_kind, parse_seed
 from polchain.errors import UsageError
 
 __all__ = ["register"]

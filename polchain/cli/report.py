@@ -10,9 +10,10 @@ from typing import Annotated, Any, Final, get_type_hints
 import typer
 
 from polchain.cli import output
+from polchain.cli.asking import Options
 from polchain.cli.certify import check_new, write_report
 from polchain.cli.verify import verify
-from polchain.cli.verifying import Options, Settled, settle
+from polchain.cli.verifying import Settled, settle
 from polchain.errors import UnavailableError, UsageError
 
 __all__ = ["register"]
@@ -84,7 +85,7 @@ def _with_options_of_verify() -> Any:
 def _check(path: Path, options: Options, *, as_json: bool) -> int:
     """Compare a certificate with its own facts, and those with what a verification finds here."""
     from polchain.verifier.embedded import extract, read_page
-    from polchain.verifier.report import page_again, versions
+    from polchain.verifier.report import PAGE, page_again, versions
 
     if options.seed is not None:
         raise UsageError("--check draws as the certificate says, and then anew: no --seed")
@@ -93,7 +94,7 @@ def _check(path: Path, options: Options, *, as_json: bool) -> int:
     again = page_again(shown)
     if again != page:
         made, here = shown["made"]["versions"], versions()
-        other = [f"{name} {made[name]} (here {here[name]})" for name in here if made[name] != here[name]]
+        other = [f"{name} {made[name]} (here {here[name]})" for name in PAGE if made[name] != here[name]]
         if other:
             raise UnavailableError(
                 f"{path}: this page cannot be made again here, for it says to be made by {', '.join(other)}",
@@ -129,9 +130,13 @@ def _compare(shown: dict[str, Any], options: Options) -> tuple[list[str], list[s
         return found, ["another draw: the challenge is the only one, so trust it only if you drew it"]
     # Whoever made the certificate chose its draw, perhaps among many.
     fresh = settle(replace(same_draw, seed=None), certified=True)
-    if (fresh.word, fresh.exit_code) != (settled.word, settled.exit_code):
-        found.append(f"the certificate's own draw gives {settled.word}, a fresh one {fresh.word}")
+    if (fresh.word, fresh.exit_code, fresh.named) != (settled.word, settled.exit_code, settled.named):
+        found.append(f"the certificate's own draw gives {_said(settled)}, a fresh one {_said(fresh)}")
     return found, []
+
+
+def _said(settled: Settled) -> str:
+    return f"{settled.word} ({' and '.join(settled.named)})" if settled.named else settled.word
 
 
 def _positive(settled: Settled) -> bool:

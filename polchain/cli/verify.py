@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from polchain.cli.asking import Options, check_together
 from polchain.cli.certify import check_new, write_report
 from polchain.cli.options import Data, Json
 from polchain.cli.trust import read_heads
 from polchain.cli.verdicts import show_intact
-from polchain.cli.verifying import Options, read_intact, settle
+from polchain.cli.verifying import read_intact, settle
 from polchain.errors import UsageError
 
 __all__ = ["register", "verify"]
@@ -179,8 +180,9 @@ def _integrity(options: Options, report: Path | None, *, as_json: bool) -> int:
             "a ruling takes several claims, more than their integrity, and one sitting",
             hint="polchain verify --claim A --claim B",
         )
-    if options.opening is not None or report is not None:
-        raise UsageError("--integrity-only replays nothing: no --opening, and no --report")
+    check_together(options, drawn=True)
+    if report is not None:
+        raise UsageError("--integrity-only replays nothing: there is nothing to certify")
     intact = read_intact(options, policy, read_heads(options.head))
     from polchain.verifier.timing import establish
 

@@ -1,19 +1,18 @@
-"""A verification as the command line asks for it: the options, read and put together; what came of it, to print or to
-certify. `verify` and `report` share it."""
+"""A verification as the command line asks for it, and what came of it: for `verify` and `report`."""
 
 from __future__ import annotations
 
 import secrets
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polchain.cli import output
+from polchain.cli.asking import Options, check_together, own_recipe, parse_seed
 from polchain.cli.options import check_seconds
-from polchain.cli.trust import Trust, read_heads
-from polchain.errors import MissingFileError, UsageError
+from polchain.cli.trust import read_heads
+from polchain.errors import UsageError
 
 if TYPE_CHECKING:
     from polchain.core.encoding import JSON
@@ -25,67 +24,7 @@ if TYPE_CHECKING:
     from polchain.verifier.verdict import Verdict
     from polchain.verifier.vouching import OwnRecipe
 
-__all__ = ["Options", "Settled", "check_kind", "parse_seed", "read_intact", "settle"]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of `verify`, as they were given."""
-
-    targets: tuple[Path, ...]
-    trust: Trust
-    recipe: Path | None
-    module: bool
-    recipe_args: str
-    data: Path | None
-    full: bool
-    seed: str | None
-    timeout: float
-    jobs: int | None
-    resume: Path | None
-    threads: int | None
-    head: tuple[Path, ...]
-    model: Path | None
-    task: Path | None
-    opening: Path | None
-    challenge: Path | None
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
-        """From the parameters of `verify`, by name.
-
-        Raises:
-            UsageError: no claim, or what is plainly none.
-        """
-        values = dict(given)
-        claim, claims = values["claim"], values["claims"]
-        named = [*([claim] if isinstance(claim, Path) else []), *(claims if isinstance(claims, list) else [])]
-        if not named:
-            raise UsageError("which claim?", hint="polchain verify CLAIM")
-        for path in named:
-            check_kind(path)
-        lists = {
-            name: values[name] or [] for name in ("key", "trust_recipe", "rpc", "block_hash", "tsa", "calibration")
-        }
-        trust = Trust(
-            policy=values["policy"], keys=lists["key"], recipes=lists["trust_recipe"], fraction=values["fraction"],
-            confidence=values["confidence"], unsafe=values["unsafe_no_sandbox"], memory=values["memory"],
-            network=values["network"], rpc=lists["rpc"], blocks=lists["block_hash"], tsas=lists["tsa"],
-            budget=values["budget"], calibrations=lists["calibration"], consistent=values["accept_consistent"],
-        )  # fmt: skip
-        same = {
-            name: values[name]
-            for name in (
-                "recipe", "module", "recipe_args", "data", "full", "seed", "timeout", "jobs", "resume",
-                "threads", "model", "task", "opening", "challenge",
-            )
-        }  # fmt: skip
-        return cls(targets=tuple(named), trust=trust, head=tuple(values["head"] or ()), **same)
-
-    @property
-    def several(self) -> bool:
-        """Whether a ruling is asked for, and not a verdict."""
-        return len(self.targets) > 1 or self.model is not None or self.task is not None
+__all__ = ["Settled", "read_intact", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +53,11 @@ class Settled:
             return self.ruling.exit_code
         assert self.verdict is not None
         return self.verdict.exit_code
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Whom a ruling names."""
+        return self.ruling.named if self.ruling is not None else ()
 
     @property
     def complete(self) -> bool:
@@ -182,9 +126,10 @@ def settle(options: Options, *, certified: bool = False) -> Settled:
     policy, drawn = options.trust.read(), parse_seed(options.seed)
     if options.full and policy.budget is not None:
         raise UsageError("--full replays everything, and a budget caps the replays: one of them")
-    _check_together(options, drawn is not None)
+    drawn_here = drawn is not None or options.full or options.trust.budget is not None
+    check_together(options, drawn=drawn_here)
     heads = read_heads(options.head)
-    own = _own_recipe(options.recipe, options.module, _words(options.recipe_args))
+    own = own_recipe(options)
     check_seconds("--timeout", options.timeout)
     from polchain.training.dataset import data_dir
 
@@ -266,58 +211,3 @@ def _setting(intact: IntactClaim, threads: int | None) -> Setting | None:
     if threads is None or intact.start is None:
         return None
     return setting_of({**intact.start.fingerprint, "threads": threads})
-
-
-def _check_together(options: Options, seeded: bool) -> None:
-    if options.challenge is not None and options.opening is None:
-        raise UsageError("--challenge goes with --opening", hint="`polchain respond` makes the opening")
-    if options.opening is not None and (seeded or options.full or options.trust.budget is not None):
-        raise UsageError("--opening answers a draw that was made: --seed, --full and --budget belong to `challenge`")
-
-
-def _own_recipe(recipe: Path | None, module: bool, arguments: tuple[str, ...]) -> OwnRecipe | None:
-    from polchain.verifier.vouching import OwnRecipe
-
-    if recipe is None:
-        if module or arguments:
-            raise UsageError("--module and --recipe-args go with --recipe")
-        return None
-    return OwnRecipe(Path.cwd(), str(recipe), True, arguments) if module else OwnRecipe.script(recipe, arguments)
-
-
-def check_kind(path: Path) -> None:
-    """Refuse what is plainly something else than a claim; what a claim must hold, `Claim.read` says."""
-    from polchain.core.archive import is_archive
-    from polchain.core.claim import LISTING
-    from polchain.storage.ledger import DATABASE
-
-    if path.is_file() and not is_archive(path):
-        raise MissingFileError(
-            f"{path} is a file, not a claim", hint="a claim is the folder, or the zip, that `polchain export` writes"
-        )
-    if (path / DATABASE).is_file() and not (path / LISTING).exists():
-        raise MissingFileError(f"{path} is a run, not a claim", hint="`polchain export RUN OUT` writes a run's claim")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise UsageError(f"--recipe-args: {str(error).lower()}") from None
-
-
-def parse_seed(text: str | None) -> bytes | None:
-    """The 32 bytes of `--seed`; None where it was not given.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    if text is None:
-        return None
-    try:
-        seed = bytes.fromhex(text)
-    except ValueError:
-        raise UsageError("--seed is not hexadecimal", hint="it is the 64 digits that a verdict prints") from None
-    if len(seed) != 32:
-        raise UsageError(f"--seed is {len(seed)} bytes, not 32")
-    return seed

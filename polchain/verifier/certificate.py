@@ -22,13 +22,13 @@ from typing import Any, Final
 
 from polchain.core.claim import checkpoint_name, manifest_name
 from polchain.core.digest import blake3
-from polchain.core.encoding import JSON
+from polchain.core.encoding import JSON, MAX_INTEGER
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.merkle import leaf_hash
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
 from polchain.verifier.ruling import ClaimFacts, Ruling
-from polchain.verifier.times import Times
+from polchain.verifier.times import Times, plain
 from polchain.verifier.verdict import Verdict
 
 __all__ = ["FORMAT", "Asked", "certify_ruling", "certify_verdict", "compared", "differences"]
@@ -37,6 +37,7 @@ FORMAT: Final = "polchain-certificate/v1"
 # What a chart can show; of longer logs every n-th checkpoint is kept.
 POINTS: Final = 1000
 SHOWN: Final = 100
+NAME: Final = 250
 # What `training.fingerprint.differences` says.
 _OF_MACHINES: Final = re.compile(r"(?:[A-Z]: )?[a-z_]{1,40}: recorded with .{0,120}, here .{0,120}")
 
@@ -71,7 +72,9 @@ class Asked:
 def certify_verdict(verdict: Verdict, intact: IntactClaim, policy: Policy, asked: Asked) -> dict[str, JSON]:
     """The facts of a certificate of one claim's verdict."""
     claim = _claim("A", intact, verdict.times)
-    return _facts("verdict", verdict.to_json(), [claim], policy, asked)
+    result = verdict.to_json()
+    result["sandbox"] = _short_name(verdict.sandbox)
+    return _facts("verdict", result, [claim], policy, asked)
 
 
 def certify_ruling(ruling: Ruling, policy: Policy, asked: Asked) -> dict[str, JSON]:
@@ -79,7 +82,9 @@ def certify_ruling(ruling: Ruling, policy: Policy, asked: Asked) -> dict[str, JS
     result = ruling.to_json()
     claims: list[JSON] = []
     for facts, name, item in zip(ruling.claims, asked.claims, _objects(result["claims"]), strict=True):
-        item["claim"] = name[:100]
+        item["claim"] = _short_name(name)
+        for verdict in _objects(item["verdicts"]):
+            verdict["sandbox"] = _short_name(str(verdict["sandbox"]))
         claims.append(_party(facts))
     return _facts("ruling", result, claims, policy, asked)
 
@@ -88,8 +93,8 @@ def _facts(kind: str, result: JSON, claims: list[JSON], policy: Policy, asked: A
     made: dict[str, JSON] = {
         "at": int(time.time()),
         "versions": dict(asked.versions),
-        "claims": [name[:100] for name in asked.claims],
-        "model": asked.model[:100],
+        "claims": [_short_name(name) for name in asked.claims],
+        "model": _short_name(asked.model),
     }
     facts: dict[str, JSON] = {
         "format": FORMAT,
@@ -209,8 +214,15 @@ def _checkpoints(entries: Sequence[CheckpointEntry]) -> JSON:
     }
 
 
+def _short_name(text: str) -> str:
+    """What is told apart as a circumstance: one line, and not long."""
+    return plain(text)[:NAME]
+
+
 def _text(value: JSON) -> JSON:
-    """The same value without lone surrogates, which are no text: file names may hold them."""
+    """The same value as canonical JSON has it: no lone surrogates, which file names may hold, no absurd numbers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(-MAX_INTEGER, min(value, MAX_INTEGER))
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):

@@ -28,26 +28,27 @@ class Check:
     text: str = ""
 
 
-def checks_of(claim: Facts, verdict: Facts | None, failure: str = "") -> list[Check]:
+def checks_of(claim: Facts, verdict: Facts | None, failure: str = "", *, forked: bool = False) -> list[Check]:
     """The checks of one claim.
 
     Args:
         claim: what the certificate says of it.
         verdict: its verdict; None where it was not verified.
         failure: what integrity refused; empty where it holds.
+        forked: whether another claim of the same log contradicts it.
     """
     if not claim["intact"]:
         return [
             Check("integrity", FAIL, failure),
             Check("everything else", UNCHECKED, "a claim that fails integrity is evidence of nothing"),
         ]
-    found = [*_integrity(claim), *_time(claim)]
+    found = [*_integrity(claim, forked), *_time(claim)]
     if verdict is None:
         return [*found, Check("replay", UNCHECKED, "nothing was replayed for this ruling")]
     return [*found, *_work(claim, verdict)]
 
 
-def _integrity(claim: Facts) -> Iterator[Check]:
+def _integrity(claim: Facts, forked: bool) -> Iterator[Check]:
     states, listed, stored = claim["states"], claim["manifests"], claim["disclosed"]
     yield Check("files: limits, paths, canonical bytes, none missing and none extra", PASS)
     if claim["pinned"]:
@@ -69,7 +70,8 @@ def _integrity(claim: Facts) -> Iterator[Check]:
         yield Check(
             "states that are not disclosed", UNCHECKED, f"{states - min(stored, listed):,} of {states:,} states"
         )
-    yield Check("all heads that were shown extend one log", PASS)
+    name = "all heads that were shown extend one log"
+    yield Check(name, FAIL, "another claim of this log contradicts it") if forked else Check(name, PASS)
 
 
 def _time(claim: Facts) -> Iterator[Check]:

@@ -31,7 +31,7 @@ INKS: Final = {
 INK, SOFT, LINE, GOOD, NEAR, BAD, OPEN, BAR = INKS
 OUTCOMES: Final = {"EXACT": GOOD, "WITHIN": NEAR, "REFUTED": BAD, "INCONCLUSIVE": OPEN}
 MARKS: Final = {"EXACT": "o", "WITHIN": "s", "REFUTED": "X", "INCONCLUSIVE": "D"}
-WIDTH: Final = 5.4  # inches, of 72 units
+WIDTH: Final = 4.6  # inches, of 72 units
 LEAST: Final = 1e-10
 MOST: Final = 400  # of one kind in a plot
 _STYLE: Final = re.compile(r"([a-z-]+)\s*:\s*([^;]+)")
@@ -73,7 +73,7 @@ def timeline(bars: Sequence[Bar], marks: Sequence[Mark], name: str) -> str:
     times = [t for bar in bars for t in (bar.low, bar.high) if t is not None] + [mark.time for mark in marks]
     low, high = min(times), max(times)
     room = max((high - low) * 0.08, 60.0)
-    with _figure(0.55 + 0.3 * len(bars), left=0.27) as (figure, axes):
+    with _figure(0.55 + 0.3 * len(bars), left=0.31) as (figure, axes):
         for lane, bar in enumerate(bars):
             first = bar.low if bar.low is not None else low - room
             last = bar.high if bar.high is not None else high + room
@@ -98,7 +98,7 @@ def curve(
 ) -> str:
     """A value that the log states at each checkpoint, against the step; replayed segments as marks along the foot."""
     known = [(s, v) for s, v in zip(steps, values, strict=True) if _usable(v) and (not log or v > 0)]
-    with _figure(2.3) as (figure, axes):
+    with _figure(2.1) as (figure, axes):
         axes.plot([s for s, _ in known], [v for _, v in known], color=INK, linewidth=1.3)
         axes.set_xlabel("step")
         if log and known and max(v for _, v in known) > 30 * min(v for _, v in known):
@@ -116,7 +116,7 @@ def curve(
 
 def errors(points: Sequence[Point], name: str) -> str:
     """rho of each replayed segment against its step, and what was tolerated; exact ones lie on the lowest line."""
-    with _figure(2.3) as (figure, axes):
+    with _figure(2.1) as (figure, axes):
         for outcome, colour in OUTCOMES.items():
             mine = _some([point for point in points if point.outcome == outcome and not math.isnan(point.rho)])
             axes.plot(
@@ -166,7 +166,7 @@ def _usable(value: float) -> bool:
 
 
 @contextmanager
-def _figure(height: float, left: float = 0.13) -> Iterator[tuple[Any, Any]]:
+def _figure(height: float, left: float = 0.14) -> Iterator[tuple[Any, Any]]:
     import matplotlib
     from matplotlib.figure import Figure
 

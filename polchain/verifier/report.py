@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import platform
 import unicodedata
 from collections.abc import Mapping
 from importlib import metadata
@@ -26,16 +27,19 @@ from polchain.verifier.embedded import PAGE_LIMIT, embed
 from polchain.verifier.verdict import MEANING
 from polchain.verifier.views import view_of
 
-__all__ = ["page_again", "page_of", "versions", "visible"]
+__all__ = ["PAGE", "page_again", "page_of", "versions", "visible"]
 
 # Letters that look like nothing, though Unicode calls them letters.
 BLANK: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0\u034f")
 MARKS: Final = 2
+# Whose versions decide a page's bytes.
+PAGE: Final = ("polchain", "matplotlib", "jinja2")
 
 
 def versions() -> dict[str, str]:
-    """What a page depends on: of polchain, and of what draws and lays it out."""
-    return {"polchain": polchain.__version__, **{name: metadata.version(name) for name in ("matplotlib", "jinja2")}}
+    """Of polchain, of what replays, and of what draws and lays out the page."""
+    others = {name: metadata.version(name) for name in ("torch", "matplotlib", "jinja2")}
+    return {"polchain": polchain.__version__, "python": platform.python_version(), **others}
 
 
 def page_of(facts: Mapping[str, JSON]) -> str:

@@ -28,9 +28,10 @@ class Maybe:
 
 
 NUMBER: Final = float  # a decimal string that may be nan or inf; empty where nothing is known
-SECONDS: Final = (0, 253_402_300_799)  # to the end of the year 9999
+SECONDS: Final = (1 - 2**53, 2**53 - 1)  # since 1970: a block's time is what its maker wrote
 COUNT: Final = (0, 2**53 - 1)
 NAMES: Final = [str]
+NAME: Final = re.compile(r"[A-Z]")
 SEED: Final = re.compile(r"(?:[0-9a-f]{64})?")
 # What no second verification compares: short, and of one line.
 VERSION: Final = re.compile(r"[0-9A-Za-z.+!-]{1,40}")
@@ -139,7 +140,7 @@ RULING: Final = {
     "reasons": NAMES,
     "claims": [
         {
-            "name": str,
+            "name": NAME,
             "claim": str,
             "intact": bool,
             "failure": str,
@@ -163,9 +164,9 @@ RULING: Final = {
     ],
     "not_checked": NAMES,
 }
-LOST: Final = {"name": str, "intact": bool}
+LOST: Final = {"name": NAME, "intact": bool}
 CLAIM: Final = {
-    "name": str,
+    "name": NAME,
     "intact": bool,
     "pinned": bool,
     "origin": str,
@@ -204,7 +205,7 @@ FACTS: Final = {
     "kind": ("verdict", "ruling"),
     "made": {
         "at": SECONDS,
-        "versions": {"polchain": VERSION, "matplotlib": VERSION, "jinja2": VERSION},
+        "versions": dict.fromkeys(("polchain", "python", "torch", "matplotlib", "jinja2"), VERSION),
         "claims": [CIRCUMSTANCE],
         "model": CIRCUMSTANCE,
     },

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -16,8 +15,9 @@ from markupsafe import Markup
 from polchain.anchors.interval import clock
 from polchain.verifier import figures
 from polchain.verifier.checks import checks_of
-from polchain.verifier.figures import Bar, Mark, Point
+from polchain.verifier.figures import Bar, Mark
 from polchain.verifier.repeat import commands, demands, digests, percent
+from polchain.verifier.replayed import number, points_of, rows_of
 
 __all__ = ["view_of"]
 
@@ -25,13 +25,6 @@ GOOD: Final = ("VERIFIED", "CONSISTENT", "PROVEN", "EARLIER", "DESCENDS", "CONTI
 BAD: Final = ("REFUTED", "CONVICTED", "EQUIVOCATION")
 LANES: Final = 6
 ROWS: Final = 200
-OUTCOMES: Final = {
-    "EXACT": "reproduced exactly",
-    "WITHIN": "reproduced within tau",
-    "REFUTED": "refuted",
-    "INCONCLUSIVE": "came to no end",
-}
-
 Facts = Mapping[str, Any]
 
 
@@ -42,8 +35,9 @@ def view_of(facts: Facts) -> dict[str, Any]:
     sentence, reasons = (result["sentence"], result["reasons"]) if ruling else _sentence(result["reasons"])
     verdicts = [one["verdicts"] for one in result["claims"]] if ruling else [[result]]
     failures = [one["failure"] for one in result["claims"]] if ruling else [""]
-    parties = zip(facts["claims"], verdicts, failures, strict=True)
-    claims = [_claim(claim, mine, failure, ruling) for claim, mine, failure in parties]
+    forked = [bool(one["proof"]) for one in result["claims"]] if ruling else [False]
+    parties = zip(facts["claims"], verdicts, failures, forked, strict=True)
+    claims = [_claim(claim, mine, failure, ruling, fork) for claim, mine, failure, fork in parties]
     intact = [claim for claim in facts["claims"] if claim["intact"]]
     return {
         "ruling": ruling,
@@ -61,7 +55,7 @@ def view_of(facts: Facts) -> dict[str, Any]:
         "unproved": list(result["not_checked"] if ruling else result["remarks"]),
         "made": list(_made(facts)),
         "sandboxes": sorted({one["sandbox"] for many in verdicts for one in many if one["sandbox"]}),
-        "seconds": f"{sum(_number(r['seconds']) for many in verdicts for one in many for r in one['replays']):.1f}",
+        "seconds": f"{sum(number(r['seconds']) for many in verdicts for one in many for r in one['replays']):.1f}",
         "commands": commands(facts),
         "demands": demands(facts),
         "digests": list(digests(facts)),
@@ -88,16 +82,11 @@ def _sentence(reasons: Sequence[str]) -> tuple[str, list[str]]:
     return (reasons[0] if reasons else "no reason is given", list(reasons[1:]))
 
 
-def _number(text: str) -> float:
-    """A decimal string; empty, and what is no number of any use, is NaN."""
-    return float(text) if text else math.nan
-
-
-def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool) -> dict[str, Any]:
+def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool, forked: bool) -> dict[str, Any]:
     name = claim["name"] if ruling else ""
     if not claim["intact"]:
         return {"name": name, "intact": False, "checks": checks_of(claim, None, failure), "works": []}
-    checks = checks_of(claim, verdicts[-1] if verdicts else None)
+    checks = checks_of(claim, verdicts[-1] if verdicts else None, forked=forked)
     return {
         "name": name,
         "intact": True,
@@ -158,41 +147,48 @@ def _bound(bound: Facts, up: bool) -> str:
     return f"{when}, {bound.get('source', '')}, {bound['status']}{weak}"
 
 
+def _shown_time(evidence: Facts) -> int | None:
+    """A time that a plot can show, from 1970 to 9999: an unchecked one may be anything."""
+    time = evidence.get("time")
+    return time if time is not None and 0 <= time < 253_402_300_800 else None
+
+
 def _timeline(claims: Sequence[Facts], ruling: bool) -> Markup | None:
     bars: list[Bar] = []
     marks: list[Mark] = []
     for claim in claims:
         times, start = claim["times"], len(bars)
-        spans = [s for s in times["intervals"] if "time" in s["not_before"] or "time" in s["not_after"]]
+        ends = ("not_before", "not_after")
+        spans = [span for span in times["intervals"] if any(_shown_time(span[end]) is not None for end in ends)]
         spans = [*spans[: LANES - 1], *spans[LANES - 1 :][-1:]]
         who = f"{claim['name']}: " if ruling else ""
         for span in spans:
             label = f"{who}{'step' if span['first_step'] == span['last_step'] else 'steps'} {_steps(span)}"
-            bars.append(Bar(label, span["not_before"].get("time"), span["not_after"].get("time")))
+            bars.append(Bar(label, _shown_time(span["not_before"]), _shown_time(span["not_after"])))
         if not spans:
             continue
         for anchor in times["anchors"]:
-            if "time" in anchor:
+            if _shown_time(anchor) is not None:
                 covered = [n for n, span in enumerate(spans) if span["first_step"] <= anchor.get("step", 0)]
                 marks.append(Mark(start + (covered[-1] if covered else 0), anchor["time"], anchor["status"] == "final"))
         beacon = times.get("beacon")
-        if beacon is not None and "time" in beacon:
+        if beacon is not None and _shown_time(beacon) is not None:
             lane = next((n for n, span in enumerate(spans) if "time" in span["not_before"]), 0)
             marks.append(Mark(start + lane, beacon["time"], beacon["status"] == "final", beacon=True))
     return Markup(figures.timeline(bars, marks, "time")) if bars else None
 
 
 def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
-    points = list(_points(verdict["replays"]))
+    points = list(points_of(verdict["replays"]))
     shown = claim["checkpoints"]
-    losses, updates = ([_number(text) for text in shown[key]] for key in ("losses", "updates"))
+    losses, updates = ([number(text) for text in shown[key]] for key in ("losses", "updates"))
     sentence, reasons = _sentence(verdict["reasons"])
     plots = []
     kinds = (("mean loss", "loss", losses, False), ("size of the update", "update", updates, True))
     for title, key, values, log in kinds:
         if any(math.isfinite(value) for value in values):
             plots.append((title, Markup(figures.curve(shown["steps"], values, points, f"{name}-{key}", log=log))))
-    replays = list(_replays(verdict["replays"]))
+    replays = list(rows_of(verdict["replays"]))
     return {
         "word": verdict["verdict"],
         "tone": _tone(verdict["verdict"], False),
@@ -212,74 +208,13 @@ def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
     }
 
 
-def _points(replays: Sequence[Facts]) -> Iterator[Point]:
-    for one in replays:
-        ends = _ends(one["what"])
-        if ends is not None:
-            yield Point(*ends, one["outcome"], _number(one["rho"]), _number(one["tau"]))
-
-
-def _ends(what: str) -> tuple[int, int] | None:
-    """The steps of "steps 10 to 20"; None of anything else."""
-    words = what.split(" ")
-    if len(words) != 4 or words[0] != "steps" or words[2] != "to":
-        return None
-    numbers = [int(word) for word in words[1::2] if word.isascii() and word.isdecimal() and len(word) < 16]
-    return (numbers[0], numbers[1]) if len(numbers) == 2 and numbers[0] <= numbers[1] else None
-
-
-def _replays(replays: Sequence[Facts]) -> Iterator[dict[str, str]]:
-    """Rows of the table: segments that follow each other, all exact and picked for one reason, are one row."""
-
-    def key(item: tuple[int, tuple[Facts, tuple[int, int] | None]]) -> Any:
-        number, (one, ends) = item
-        if ends is None or one["outcome"] != "EXACT":
-            return number
-        return "exact", tuple(one["picked"])
-
-    ordered = sorted(((one, _ends(one["what"])) for one in replays), key=lambda item: item[1] or (-1, -1))
-    for _, items in groupby(enumerate(ordered), key=key):
-        group = [item for _, item in items]
-        for run in _runs(group):
-            one, ends = run[0]
-            last = run[-1][1]
-            what = one["what"] if ends is None or last is None else f"steps {ends[0]:,} to {last[1]:,}"
-            count = f" ({len(run):,} segments)" if len(run) > 1 else ""
-            yield {
-                "what": what + count,
-                "picked": ", ".join(one["picked"]),
-                "outcome": OUTCOMES[one["outcome"]],
-                "rho": _error(one["rho"]),
-                "tau": _error(one["tau"]),
-                "reason": one["reason"],
-                "tone": {"EXACT": "good", "WITHIN": "good", "REFUTED": "bad"}.get(one["outcome"], "open"),
-            }
-
-
-def _runs(group: list[Any]) -> Iterator[list[Any]]:
-    """Stretches without a gap."""
-    run: list[Any] = []
-    for item in group:
-        if run and (item[1] is None or run[-1][1] is None or item[1][0] != run[-1][1][1]):
-            yield run
-            run = []
-        run.append(item)
-    if run:
-        yield run
-
-
-def _error(text: str) -> str:
-    value = _number(text)
-    return "" if math.isnan(value) else "0" if value == 0 else f"{value:.2g}"
-
-
 def _sides(model: Facts) -> list[dict[str, str]]:
     rows = []
     for side in model["claims"]:
         covered = "yes" if side["covers"] else "no"
         covered += f", at step {side['step']:,}" if side["covers"] and "step" in side else ""
         if side.get("distance", "0.0") not in ("0.0", ""):
-            covered += f", within {_number(side['distance']):.2g}"
+            covered += f", within {number(side['distance']):.2g}"
         high, low = side["evidence"].get("high"), side.get("not_before")
         rows.append(
             {
