@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/contracts/node_modules/.bin:$(PATH)
 export GOMP_SPINCOUNT ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract gpu bench bench-detection clean
+.PHONY: help setup demo test contract gpu bench bench-detection bench-thieves clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,10 @@ bench: setup ## measure, and print tables
 bench-detection: setup ## every forger against three verifiers; goes on where the last sitting ended
 	nice -n 19 $(BIN)/python -m benchmarks.detection --minutes $(or $(MINUTES),50) --jobs $(or $(JOBS),2)
 	$(BIN)/python -m benchmarks.detection --table >/dev/null
+
+bench-thieves: setup ## every forger, dated first, against his victim before an arbiter; goes on where the last sitting ended
+	nice -n 19 $(BIN)/python -m benchmarks.thieves --minutes $(or $(MINUTES),50)
+	$(BIN)/python -m benchmarks.thieves --table >/dev/null
 
 clean: ## remove caches and builds; keep .venv and runs
 	rm -rf build dist contracts/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +29,7 @@ from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import PrivateKey, sign_head
 from polchain.training.randomness import BatchOrder, run_seed
-from polchain.verifier import parties, verify
-from polchain.verifier.bench import Bench
+from polchain.verifier import parties
 from polchain.verifier.dispute import Case, rule_between
 from polchain.verifier.policy import Policy
 from polchain.verifier.ruling import Ruling
@@ -40,46 +38,28 @@ from tests.anchored import AnchoredLog, asking
 from tests.anchors.worlds import ANVIL_KEY, AnvilWorld
 from tests.claims import DATA, copy_of, entries_of, genesis_of, write_log
 from tests.court import Memory, foreign_claim
+from tests.forgers import warm
 from tests.forgers.forge import ZERO, Workshop, tensors_of, with_rows
 
 NETWORKS = '[proving]\nchain_id = 31337\nfinality = 1\nevidence = "strong"\nbeacon = true\n'
 HOUR = 3600
 
 
-class WarmBench(Bench):
-    """A bench that outlives its use."""
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def end(self) -> None:
-        super().__exit__()
-
-
 class Lab:
-    """One chain, warm children, and verdicts that are reached once."""
+    """One chain, children that stay warm, and verdicts that are reached once."""
 
     def __init__(self, world: AnvilWorld, victim: Path) -> None:
         self.world = world
         self.victim = victim
-        self.benches: dict[Any, WarmBench] = {}
         self.memory = Memory()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Lab]:
         """Put the warm children and the remembered verdicts in their places."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(verify, "Bench", self.bench)
+            patch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
             patch.setattr(parties, "verify_intact", self.memory.verify_once)
             yield self
-        for bench in self.benches.values():
-            bench.end()
-
-    def bench(self, program: Any, setting: Any, data: Path, **options: Any) -> WarmBench:
-        key = program.ref.program(), setting
-        if key not in self.benches:
-            self.benches[key] = WarmBench(program, setting, data, **options)
-        return self.benches[key]
 
     def wait(self, seconds: int = HOUR) -> None:
         """Let the chain's clock go on."""
@@ -107,21 +87,6 @@ class Lab:
         return rule_between(Case(tuple(log.claim for log in logs), policy, DATA, model, jobs=1, heads=heads or {}))
 
 
-class WarmShop(Workshop):
-    """A workshop whose child is the lab's."""
-
-    lab: Lab
-
-    def worker(self) -> Any:
-        from polchain.training.fingerprint import setting_of
-        from polchain.training.program import Program
-
-        assert self.genesis.recipe is not None
-        assert self.files is not None
-        program = Program(self.genesis.recipe, self.files)
-        return contextlib.nullcontext(self.lab.bench(program, setting_of(self.start.fingerprint), DATA).worker())
-
-
 class Prover(AnchoredLog):
     """Somebody with a recorded run: honest if he trains, a thief if he writes somebody else's states."""
 
@@ -135,9 +100,8 @@ class Prover(AnchoredLog):
         victim: Path | None = None,
     ) -> None:
         self.lab, self.world, self.claim = lab, lab.world, folder
-        self.shop = WarmShop(victim or lab.victim)
+        self.shop = Workshop(victim or lab.victim)
         self.recovery = recovery
-        self.shop.lab = lab
         self.key = self.shop.key
         address = Key(ANVIL_KEY).address
         by_address = sign_address_binding(Key(ANVIL_KEY), self.key.public, self.shop.run_id)

@@ -1,7 +1,7 @@
 """Who descends from whom among the parties, for one model in dispute.
 
     found        by bit-equal rows (`lineage`), or by the parent that a genesis declares
-    declared     is honest descent up to the parent's state; what the elder made after it is not declared by it
+    declared     is honest descent, of what the elder itself has not: what both cover, the elder made
 
 A row that nobody discloses may be constant, and counts for nobody.
 """
@@ -92,16 +92,10 @@ class Ancestry:
             for one, made in zip((left, right), regenerated, strict=True)
         ]
         descents = self._descent(left, right, own[0], verified[1]), self._descent(right, left, own[1], verified[0])
-        excused = self._excused(left, right), self._excused(right, left)
-        # A parent excuses nothing that its log came to later.
-        copied = not any(excused) and self._same_rows(left, right, own[0] | own[1])
-        declared = tuple(
-            one and found is not None and covered is not None and covered.step > found.step
-            for one, found, covered in zip(
-                excused, descents, (self.covers[left.name], self.covers[right.name]), strict=True
-            )
-        )
-        return Kinship(descents, (declared[0], declared[1]), copied)
+        # Whoever says that he began with it has not copied it.
+        said = self._began(left, right) or self._began(right, left)
+        same = not said and self._same_rows(left, right, own[0] | own[1])
+        return Kinship(descents, (self._went_on(left, right), self._went_on(right, left)), same)
 
     def _descent(self, younger: Party, elder: Party, own: frozenset[RowId], until: int | None = None) -> Descent | None:
         covered = self.covers[younger.name]
@@ -109,7 +103,7 @@ class Ancestry:
             return None
         declared = _declared(younger, elder)
         if declared is not None:
-            return declared
+            return declared if until is None or declared.elder <= until else None
         # Where it is not known what the elder began with, nothing is known to be made by it.
         begun = elder.initial_rows()
         if not begun:
@@ -120,10 +114,16 @@ class Ancestry:
         # Whoever is descended from must have worked, and then its initial state comes from its seed.
         return descent(states, made, self._free(made) | begun | own, covering)
 
-    def _excused(self, younger: Party, elder: Party) -> bool:
-        """Whether the younger declares a parent of the elder's, and the elder has not come to the model after it."""
-        found, reached = _declared(younger, elder), self.covers[elder.name]
-        return found is not None and (reached is None or reached.step <= found.elder)
+    def _began(self, younger: Party, elder: Party) -> bool:
+        """Whether the younger covers the model by the very state that it declares to have begun with."""
+        found, covered = _declared(younger, elder), self.covers[younger.name]
+        return found is not None and covered is not None and covered.step <= found.step
+
+    def _went_on(self, younger: Party, elder: Party) -> bool:
+        """Whether the younger came to the model after its declared beginning, and the elder did not: a parent excuses
+        nothing that the elder has as well, before it or after."""
+        found, covered = _declared(younger, elder), self.covers[younger.name]
+        return found is not None and covered is not None and covered.step > found.step and not self.covers[elder.name]
 
     def _same_rows(self, left: Party, right: Party, own: frozenset[RowId]) -> bool:
         states = []

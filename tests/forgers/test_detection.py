@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 from benchmarks import detection_table as table
+from benchmarks import thieves
 from benchmarks.detection import CASES, units
 
 
@@ -72,3 +73,14 @@ def test_the_source_digest_changes_with_a_byte_and_not_with_what_python_leaves(t
     assert table.source_digest(tmp_path) == before
     module.write_text("x = 2\n")
     assert table.source_digest(tmp_path) != before
+
+
+def test_no_forger_with_an_earlier_date_was_named_against_his_victim() -> None:
+    found = table.newest(table.read(thieves.RESULTS))
+    again = "make the table again: python -m benchmarks.thieves --table"
+    assert table.on_page(thieves.MARKS, thieves.PAGE) == thieves.report(found), again
+    assert {item["forger"] for item in found} == set(table.FORGERS)
+    for item in found:
+        assert (item["faults"], item["mirrored"]) == ([], True), item["forger"]
+        assert set(item["owner"]) <= {"VERIFIED"}, item["forger"]
+        assert not {"VERIFIED", "CONSISTENT"} & set(item["thief"]), item["forger"]

@@ -148,13 +148,18 @@ def test_a_sealed_copy_is_a_copy(owner: Owner) -> None:
     assert outcome(ruling) == ("DESCENDS", ("A",)), (ruling.sentence(), ruling.unchecked)
 
 
-def test_a_parent_excuses_nothing_that_its_log_came_to_later(owner: Owner) -> None:
-    """He says that he went on from the owner's fifth step, and shows what the owner had in the end."""
+def test_a_parent_excuses_nothing_that_its_log_has_as_well(owner: Owner) -> None:
+    """He says that he went on from the owner's fifth step, and shows what the owner had in the end; or backwards."""
     fifth = checkpoints_of(owner.claim)[1]
     parent = Digest("sha256", leaf_hash(leaf_data(encode_entry(fifth))))
     begun, last = weights_of(owner.states[1]), weights_of(owner.states[-1])
     for end in (nearly(last), last):
         assert outcome(owner.against(owner.logs(begun, end, parent=parent), owner.weights)) == ("DESCENDS", ("A",))
+    final = checkpoints_of(owner.claim)[-1]
+    parent_too = Digest("sha256", leaf_hash(leaf_data(encode_entry(final))))
+    middle = weights_of(owner.states[6])
+    back = owner.logs(last, nearly(middle), parent=parent_too)
+    assert outcome(owner.against(back, owner.file(tensors_of(middle)))) == ("DESCENDS", ("A",))
     own = with_rows(begun, {name: tensor + 0.1 for name, tensor in tensors_of(begun).items()})
     honest = owner.logs(begun, own, parent=parent)
     owner.court.dates[honest] = EARLY

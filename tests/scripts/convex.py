@@ -9,7 +9,8 @@ import polchain
 def points() -> list[tuple[torch.Tensor, torch.Tensor]]:
     source = torch.Generator().manual_seed(3)
     inputs = torch.randn(96, 4, generator=source)
-    answer = torch.tensor([[1.0, -2.0, 3.0, 0.5]])
+    # Far from any initial weights, so that by chance none of them is clearly nearer.
+    answer = torch.tensor([[10.0, -20.0, 30.0, 5.0]])
     return [(x, answer @ x) for x in inputs]
 
 

@@ -42,6 +42,7 @@ from polchain.verifier.tolerance import Examination
 from polchain.verifier.verdict import Ruled, Verdict
 from polchain.verifier.verify import verify
 from tests.claims import DATA, Recorded, checkpoints_of, entries_of, genesis_of, write_log
+from tests.forgers import warm
 from tests.forgers.forge import Workshop
 from tests.scripts.digits import read
 
@@ -76,7 +77,13 @@ class Sealed:
         return self.folder / name
 
     def verify(self, opening: Path, challenge: Path | None, data: Path = NOWHERE, claim: Path | None = None) -> Verdict:
-        return verify(claim or self.claim, self.policy, opening=opening, challenge=challenge, data=data)
+        # One child: to start a second costs more than it saves.
+        return verify(claim or self.claim, self.policy, opening=opening, challenge=challenge, data=data, jobs=1)
+
+
+@pytest.fixture(autouse=True)
+def _kept_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +138,7 @@ def test_a_full_claim_gets_the_same_verdict_for_the_same_draw(drawn: Sealed, tmp
     question = Question.decode(challenge.read_bytes())
     assert len(question.segments) < 20
     ours = drawn.verify(opening, challenge)
-    theirs = verify(drawn.recorded.claim, drawn.policy, seed=SEED, data=DATA)
+    theirs = verify(drawn.recorded.claim, drawn.policy, seed=SEED, data=DATA, jobs=1)
     assert ours.outcome is theirs.outcome is Ruled.VERIFIED, (ours.reasons, theirs.reasons)
     assert ours.challenge is not None
     assert theirs.challenge is not None
@@ -433,7 +440,8 @@ def test_a_stolen_end_is_refuted_only_if_carelessness_can_be_told_from_it(
     monkeypatch.setattr(doubts, "examine", lambda *arguments, **more: convicts)
 
     def judged() -> Verdict:
-        return verify(claim, policy, opening=tmp_path / "r.opening", challenge=tmp_path / "c.json", data=NOWHERE)
+        asked, answer = tmp_path / "c.json", tmp_path / "r.opening"
+        return verify(claim, policy, opening=answer, challenge=asked, data=NOWHERE, jobs=1)
 
     convicted = judged()
     assert convicted.outcome is Ruled.REFUTED
