@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## train, prove, verify, and see three lies refused (under two minutes)
+demo: setup ## train, prove, verify; see three lies refused, and a thief lose (under two minutes)
 	@$(BIN)/polchain demo
 
 test: setup ## lint, types, layers and all tests (under 12 minutes on two cores)
@@ -58,7 +58,7 @@ gpu: setup ## the tests that need a CUDA device, and what replay costs on one
 	@$(BIN)/python -m benchmarks.gpu
 
 bench: setup ## measure, and print tables
-	@for name in speed gas startup sealed; do \
+	@for name in speed gas startup sealed ruling; do \
 	if test -f benchmarks/$$name.py; then $(BIN)/python -m benchmarks.$$name || exit 1; fi; done
 
 # A sitting of at most 50 minutes (MINUTES=15 for a shorter one) on two cores (JOBS=14 for more); the next one goes on.

@@ -2,12 +2,15 @@
 
     python -m benchmarks.sealed [--segments 2000]
 
-A small network on the digits, a checkpoint every two steps. The default policy's 90 draws; samples are disclosed.
+A small network on the digits, a checkpoint every two steps; the default policy draws 90; samples are disclosed. Writes
+benchmarks/results/sealed.json, and ends with exit 1 where the two verdicts differ, or a challenge and its opening are a
+tenth of the full claim or more.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +31,8 @@ from polchain.verifier.sealed import ask
 from polchain.verifier.verdict import Verdict
 from polchain.verifier.verify import verify
 
+RESULTS = Path(__file__).parent / "results" / "sealed.json"
+MOST = 0.1
 DATA = Path(__file__).parents[1] / "examples" / "data"
 EVERY = 2
 SEED = bytes(range(32))
@@ -71,6 +76,30 @@ class Result:
     challenge: int
     opening: int
     verdicts: tuple[tuple[str, Verdict, float], ...]
+
+    @property
+    def moved(self) -> int:
+        """Bytes of the challenge and its opening."""
+        return self.challenge + self.opening
+
+    @property
+    def holds(self) -> bool:
+        """Whether little moves, and nothing is lost by it."""
+        return self.moved < MOST * self.full and len({verdict.outcome for _, verdict, _ in self.verdicts}) == 1
+
+    def to_json(self) -> dict[str, object]:
+        """The figures, for the file."""
+        sizes = {"full": self.full, "sealed": self.sealed, "challenge": self.challenge, "opening": self.opening}
+        return {
+            "segments": self.segments,
+            "asked for": self.asked,
+            "bytes": sizes,
+            "percent": {
+                "sealed": round(100 * self.sealed / self.full, 2),
+                "moved": round(100 * self.moved / self.full, 2),
+            },
+            "verdicts": {name: verdict.outcome.value for name, verdict, _ in self.verdicts},
+        }
 
 
 def measure(folder: Path, segments: int) -> Result:
@@ -118,14 +147,13 @@ def measure(folder: Path, segments: int) -> Result:
 
 def table(result: Result) -> str:
     """The figures, for people."""
-    moved = result.challenge + result.opening
     rows = [
         ("full claim", result.full),
         ("sealed claim", result.sealed),
         ("challenge", result.challenge),
         (f"opening, for {result.asked} of {result.segments:,} segments", result.opening),
-        ("challenge and opening", moved),
-        ("sealed claim, challenge and opening", result.sealed + moved),
+        ("challenge and opening", result.moved),
+        ("sealed claim, challenge and opening", result.sealed + result.moved),
     ]
     lines = [f"{'':<44}{'bytes':>14}{'of the full claim':>20}"]
     lines += [f"{what:<44}{size:>14,}{100 * size / result.full:>18.2f} %" for what, size in rows]
@@ -134,14 +162,18 @@ def table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, and print the table."""
+def main() -> int:
+    """Measure, print the table, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--segments", type=int, default=2000)
     segments = parser.parse_args().segments
     with tempfile.TemporaryDirectory() as folder:
-        print(table(measure(Path(folder), segments)))
+        found = measure(Path(folder), segments)
+    print(table(found))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found.to_json(), indent=2, sort_keys=True) + "\n")
+    return 0 if found.holds else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 import polchain
+from benchmarks import ruling
 from polchain import errors
 from polchain.cli.app import application, main
 from polchain.core.digest import TAGS, Digest
@@ -241,6 +242,18 @@ def test_the_json_of_other_commands_is_documented(tmp_path: Path, capsys: pytest
     assert fields("export", run, tmp_path / "claim") == documented("export")
     intact = fields("verify", tmp_path / "claim", "--integrity-only")
     assert intact == sorted(quoted(table_after("docs/verifying.md", "<!-- json: integrity -->")))
+
+
+def test_measured_figures_are_those_of_the_results() -> None:
+    sealed = json.loads(read("benchmarks/results/sealed.json"))
+    share = {name: f"{percent:.1f} %" for name, percent in sealed["percent"].items()}
+    said = f"was {share['sealed']} of the full claim's bytes, challenge and opening {share['moved']},"
+    assert f"a run of {sealed['segments']:,} segments" in read("docs/verifying.md")
+    assert said in read("docs/verifying.md"), "docs/verifying.md has other figures than sealed.json"
+    begin, end = ruling.MARKS
+    figures = read("docs/disputes.md").partition(begin)[2].partition(end)[0]
+    measured = ruling.said(json.loads(ruling.RESULTS.read_text())) if ruling.RESULTS.exists() else ""
+    assert figures == measured, "docs/disputes.md has other figures than ruling.json"
 
 
 def test_python_in_the_pages_is_python() -> None:

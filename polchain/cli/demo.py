@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to put everything")] = Path("polchain-demo"),
 ) -> None:
-    """register, train, anchor, verify; watch three lies fail, and a thief lose. takes one to two minutes."""
+    """train, anchor, verify; three lies fail and a thief loses. takes one to two minutes."""
     if folder.exists() and any(folder.iterdir()):
         taken, folder = folder, _next_free(folder)
         say(f"There is something in {taken}/ already: this goes to {folder}/.")

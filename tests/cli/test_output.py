@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polchain.cli import output
+from polchain.cli.layout import columns_of
 from polchain.cli.listing import program_text
 
 
@@ -195,3 +197,39 @@ def test_only_what_can_hold_no_code_is_shortened() -> None:
     assert shown(weights[:200]) == [f"| {weights[:116]}", f"|+ {weights[116:200]}"]
     calls = "f(1).g(2);" * 100
     assert "".join(text.removeprefix("| ").removeprefix("|+ ") for text in shown(calls)) == calls
+
+
+WORDS = st.lists(st.text("ab:/\u4e00", min_size=1, max_size=30), max_size=20)
+
+
+@given(WORDS, st.integers(40, 90))
+def test_wrapped_lines_fit_and_lose_nothing(words: list[str], columns: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        text = output.fields([("because", " ".join(words))])
+    lines = text.split("\n")
+    assert "".join(text.removeprefix("because").split()) == "".join(words)
+    assert all(line.startswith(" " * 9) for line in lines[1:] if line), "what goes on stands below the value"
+    for line in lines:
+        whole = columns_of(line) <= columns or not re.search("[ :/](?=.)", line[9:].strip())
+        assert whole, f"{line!r} could have been broken"
+
+
+def test_a_digest_stays_whole_and_a_pipe_has_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = "0123456789abcdef" * 4
+    row = [("last state", f"sha256:{digest} at step 400")]
+    assert output.fields(row) == f"last state  sha256:{digest} at step 400"
+    monkeypatch.setenv("COLUMNS", "80")
+    assert output.fields(row).split("\n") == ["last state  sha256:", f"            {digest} at", "            step 400"]
+    monkeypatch.setenv("COLUMNS", "3")
+    assert output.width() == 40, "what is narrower cannot be read"
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert output.width() is None
+
+
+def test_an_error_goes_on_below_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    output.failure("X", f"{'a word and ' * 6}polchain: hint: of a stranger's", "", 1, as_json=False)
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first.startswith("polchain: error: a word")
+    assert all(line.startswith("    ") and len(line) <= 40 for line in more), "no line passes for one of polchain's"

@@ -6,6 +6,7 @@ The owner trained; each thief has the final weights, all checkpoints, data and r
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from safetensors.torch import save_file
 
 from polchain.cli.app import main
+from polchain.cli.dispute import show_ruling
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.manifest import Manifest, Snapshot
@@ -133,6 +135,8 @@ def test_a_copy_that_was_published_first_loses_to_a_seed_that_was_published_befo
 def test_a_forged_log_with_an_earlier_anchor_loses_to_an_earlier_seed(cast: Cast) -> None:
     ruling = both_ways(cast.lab, cast.owner, cast.early_relabelled)
     assert (ruling.word, ruling.named, ruling.exit_code) == ("PROVEN", ("A",), 0)
+    assert ruling.sentence().startswith("the final state of A and of B are A's: A computed it")
+    assert "B's checkpoint of step 60 is the final state of A and of B, exactly" in ruling.reasons()
     assert dict(ruling.claims[1].verdicts)[60].outcome.value == "REFUTED"
 
 
@@ -471,6 +475,22 @@ def test_the_command_prints_the_sentence_and_two_bars(cast: Cast, capsys: pytest
     assert lines[3:5] == [f"A  {cast.second.claim}", f"   signed by {cast.second.genesis.key}"], "who A is comes first"
     assert "because" in out
     assert "permuted, rescaled or distilled copies may be missed" in out
+
+
+def test_two_models_of_one_history_are_shown_once_and_fit_a_narrow_terminal(
+    cast: Cast, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruling = cast.lab.rule(cast.owner, cast.early_relabelled)
+    show_ruling(ruling, as_json=False)
+    wide = capsys.readouterr().out
+    assert wide.count("A  |") == 1, "both final states are the same model"
+    assert "\nwhen the final state of A and of B existed\nA  | " in wide, "blank until the beacon was known"
+    assert "not before 20" in wide
+    monkeypatch.setenv("COLUMNS", "50")
+    show_ruling(ruling, as_json=False)
+    narrow = capsys.readouterr().out
+    assert [line for line in narrow.splitlines() if len(line) > 50 and not re.search(r"\S{45}", line)] == []
+    assert "".join(narrow.split()) == "".join(wide.replace("; by 20", " by 20").split()), "nothing is lost"
 
 
 def test_the_json_is_as_the_schema_has_it(cast: Cast, capsys: pytest.CaptureFixture[str]) -> None:
