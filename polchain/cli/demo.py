@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polchain.cli.stage import command, heading, say, tell
-from polchain.errors import MissingFileError, UsageError
+from polchain.errors import MissingFileError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from polchain.anchors.embedded import EmbeddedChain
@@ -167,7 +167,8 @@ class _Demo:
         gap = distance(last_state(self.folder / "mallory" / "planted-claim"), alices).l2 / norm(alices)
         tell(
             f"His last state is Alice's to within {gap:.1g} of its norm. Bob has not read the recipe, so nobody "
-            "vouches for it; he runs it all the same, which takes a flag with an ugly name."
+            "vouches for it; he runs it all the same, "
+            + ("in the sandbox." if self.sandboxed() else "which takes a flag with an ugly name: here is no sandbox.")
         )
         self.verify("mallory", None, claim=self.folder / "mallory" / "planted-claim", expect=3)
 
@@ -211,6 +212,17 @@ class _Demo:
         home = self.folder / who
         command("train", home / run, "--recipe", script, "--key-file", home / "key", "--data", self.data)
 
+    def sandboxed(self) -> bool:
+        """Whether a recipe that nobody has read can be run here without harm."""
+        from polchain.verifier.allowance import Allowance
+        from polchain.verifier.sandbox import find_sandbox
+
+        try:
+            find_sandbox(self.data, [], Allowance())
+        except UnavailableError:
+            return False
+        return True
+
     def verify(
         self,
         who: str,
@@ -221,7 +233,10 @@ class _Demo:
         more: tuple[str, ...] = (),
     ) -> None:
         words: list[object] = ["verify", claim or self.folder / who / "claim", "--key", self.folder / who / "key.pub"]
-        words += ["--recipe", recipe] if recipe is not None else ["--unsafe-no-sandbox"]
+        if recipe is not None:
+            words += ["--recipe", recipe]
+        elif not self.sandboxed():
+            words += ["--unsafe-no-sandbox"]
         command(*words, "--data", self.data, *more, expect=expect)
 
 
