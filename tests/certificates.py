@@ -143,5 +143,5 @@ def hostile(value: Any, key: str = "") -> Any:
     try:
         float(value or "nan")
     except ValueError:
-        return f"{HOSTILE}{key}"
+        return f"{HOSTILE}{value}"
     return value

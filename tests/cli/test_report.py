@@ -60,18 +60,23 @@ def finding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return find
 
 
-def test_a_certificate_is_made_and_is_the_same_in_a_fresh_verification(
-    filed: tuple[Filed, Filed], call: Call, tmp_path: Path
-) -> None:
-    page = tmp_path / "new.html"
+def test_a_certificate_is_the_same_in_a_fresh_verification(filed: tuple[Filed, Filed], call: Call) -> None:
     with warm():
-        made = call("report", "--out", page, *filed[0].words, "--json")
-        assert made.code == 0, made.err
-        assert json.loads(made.out) == {"certificate": str(page), "outcome": "VERIFIED"}
-        checked = call("report", "--check", page, *filed[0].words)
+        checked = call("report", "--check", filed[0].page, *filed[0].words)
     assert checked.code == 0, checked.out + checked.err
     assert checked.out.startswith("SAME\n")
     assert "not compared" in checked.out
+
+
+def test_a_certificate_is_written_and_named(
+    filed: tuple[Filed, Filed], call: Call, tmp_path: Path, finding: Callable[..., list[Any]]
+) -> None:
+    page = tmp_path / "new.html"
+    finding(Found("REFUTED", extract(filed[0].text), exit_code=1))
+    made = call("report", "--out", page, *filed[0].words, "--json")
+    assert made.code == 1, "the exit code is the verdict's"
+    assert json.loads(made.out) == {"certificate": str(page), "outcome": "REFUTED"}
+    assert page.read_text() == filed[0].text
 
 
 def test_what_was_not_replayed_is_certified_as_that(call: Call, tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_any_change_to_the_embedded_facts_is_read_or_refused_by_name(
     check_facts(found)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.data())
 def test_a_page_of_senseless_facts_is_made_or_refused_by_name(two: Facts, data: st.DataObject) -> None:
     facts = deepcopy(two)
