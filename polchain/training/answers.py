@@ -1,7 +1,8 @@
 """The answers to one job, each a stranger's word.
 
 What ends a job early is named: the program's own error, the time, a limit of its room, a signal, or nonsense on the
-stream. Whatever comes, a job that was fenced in is over when its answers are closed: nothing of it is left running.
+stream. Whatever comes, a job that was fenced in is ended when its answers are closed. Its room takes a while to come
+down; whoever asked for the job waits for that before another one is begun.
 """
 
 from __future__ import annotations
@@ -59,12 +60,21 @@ class Answers:
         voice: what goes before an error that the child reports.
         words: what the job prints.
         stop: ends the whole replaying process, for who knows what it is doing.
+        ended: is given the room when everything in it was ended, to be closed before another job begins.
 
     Attributes:
         peak: bytes that the job had in memory at most, once it has ended in a room; 0 where nobody counted.
     """
 
-    def __init__(self, folder: Path | None, timeout: float, voice: str, words: Words, stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        timeout: float,
+        voice: str,
+        words: Words,
+        stop: Callable[[], None],
+        ended: Callable[[Room], None],
+    ) -> None:
         self.stream, self._theirs = socket.socketpair()
         # A child that is still busy with an earlier job reads nothing.
         self.stream.settimeout(timeout)
@@ -73,6 +83,7 @@ class Answers:
         self._folder = folder
         self._voice = voice
         self._stop = stop
+        self._ended = ended
         self._deadline = time.monotonic() + timeout
         self._said_why = False
         self.peak = 0
@@ -122,7 +133,8 @@ class Answers:
             os.close(self._reader)
             self._reader = -1
         if self.room is not None:
-            self.room.close()
+            self.room.end()
+            self._ended(self.room)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -189,7 +201,7 @@ class Answers:
         self.hand_over()
         # Whatever has ended by itself says so first; whatever is still there is ended now.
         said = self._hear(0.0)
-        self.room.close()
+        self.room.end()
         said = said or self._hear(REPORT_SECONDS)
         if not said:
             self._stop()  # the keeper is stuck, or gone: so is who forked it

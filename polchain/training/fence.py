@@ -97,6 +97,9 @@ class Room(Protocol):
     def init(self) -> int:
         """A pidfd of the room's first process: when that ends, everything in the room does."""
 
+    def end(self) -> None:
+        """End whatever is in the room, without waiting for it."""
+
     def close(self) -> None:
         """End whatever is in the room, and wait for it. Raises WorkerError where it does not end."""
 

@@ -31,7 +31,7 @@ from polchain.core.manifest import Manifest, Snapshot
 from polchain.errors import FormatError, WorkerError
 from polchain.training.answers import Answers, Closing, fingerprint_of, rows_of
 from polchain.training.dataset import SAMPLE_LIMIT, sample_leaf
-from polchain.training.fence import PLACE, Fence, sealed_interpreter
+from polchain.training.fence import PLACE, Fence, Room, sealed_interpreter
 from polchain.training.fingerprint import Setting
 from polchain.training.held import Held
 from polchain.training.program import Program
@@ -108,6 +108,7 @@ class Worker:
         self._peak = 0
         self._interrupted = False
         self._answers: Answers | None = None
+        self._rooms: list[Room] = []
         self.held = held
         self._folder = Path(tempfile.mkdtemp(prefix="polchain-replay-"))
         self._words = Words()
@@ -123,10 +124,15 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """End the child and remove what it wrote."""
+        """End the child and remove what it wrote.
+
+        Raises:
+            WorkerError: what ran in a room does not end.
+        """
         self._stop()
         self._words.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._close_rooms()
 
     @property
     def peak(self) -> int:
@@ -355,12 +361,14 @@ class Worker:
             "held": 0 if self.held is None or own_data else self.held.count,
         }
         self._peak = self.peak
-        self._answers = answers = Answers(own, self.timeout, self.voice, Words(self.kept), self._stop)
+        words = Words(self.kept)
+        self._answers = answers = Answers(own, self.timeout, self.voice, words, self._stop, self._rooms.append)
         try:
             if self._interrupted:
                 raise WorkerError("replaying was interrupted")
             if self.fence is not None and fenced:
                 answers.fence_in(self.fence.open(self.setting))
+            self._close_rooms()  # they came down while the new one was made
         except BaseException:
             answers.close()
             raise
@@ -374,6 +382,11 @@ class Worker:
             self._stop()
             raise WorkerError(f"the replaying process does not take a job{why}") from error
         return answers
+
+    def _close_rooms(self) -> None:
+        """Wait for the rooms of earlier jobs: in them all was ended."""
+        while self._rooms:
+            self._rooms.pop().close()
 
     def _start(self) -> None:
         self._stop()

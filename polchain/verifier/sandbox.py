@@ -158,6 +158,7 @@ class BubbleRoom:
         slower = [os.path.realpath(sys.executable), "-I", "-S", "-c", SLOWER_HOLDER]
         holder = [HOLDER] if os.access(HOLDER, os.X_OK) else slower
         self.init = -1
+        self._over = False
         try:
             self._process = subprocess.Popen(
                 [*command, "--info-fd", str(writer), "--chdir", "/", "--", *holder],
@@ -202,12 +203,11 @@ class BubbleRoom:
             f"the sandbox could not be made: {printable(words.splitlines()[-1]) if words else 'no answer'}"
         )
 
-    def close(self) -> None:
-        """End whatever is in the room, and wait for it.
-
-        Raises:
-            WorkerError: it does not end.
-        """
+    def end(self) -> None:
+        """End whatever is in the room, without waiting for it."""
+        if self._over:
+            return  # bubblewrap itself is left alone: that it ends says that all others have
+        self._over = True
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
@@ -221,6 +221,14 @@ class BubbleRoom:
             if self.init >= 0:
                 os.close(self.init)
                 self.init = -1
+
+    def close(self) -> None:
+        """End whatever is in the room, and wait for it.
+
+        Raises:
+            WorkerError: it does not end.
+        """
+        self.end()
         # bubblewrap ends after its child, and its child, the first process, after all others.
         if self._process.returncode is None and not _ends(self._process.pid, END_SECONDS):
             raise WorkerError("what ran in the sandbox cannot be ended")

@@ -6,7 +6,7 @@
     outliers    the size of the update, and the loss, are like those of the segments around
 
 A flagged segment joins the challenge and is listed in the report. The thresholds are such that an honest run has few:
-what every optimizer of that kind obeys, with room for rounding; and for outliers no more than one in a hundred.
+what every optimizer of that kind obeys, with room for rounding; and for outliers three, or one in five hundred.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ LEAST_NEIGHBOURS: Final = 6
 SPREADS: Final = 8.0  # of 1.4826 median absolute deviations, a standard deviation where the values are normal
 UPDATE_FACTOR: Final = math.log(1.5)
 LOSS_SHARE: Final = 0.5
-OUTLIER_SHARE: Final = 0.01
-OUTLIER_COUNT: Final = 5
+# What is flagged is replayed: in a long run the outliers of honest training must not double what a draw costs.
+OUTLIER_SHARE: Final = 0.002
+OUTLIER_COUNT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class KeptWorker(Worker):
 
     def close(self) -> None:
         """Leave the child to others; one that reads other data, or is one too many, is ended."""
+        self._close_rooms()
         idle = _idle[self._key()]
         if self._process is not None and self._process.poll() is None and self._may_stay() and len(idle) < MOST_IDLE:
             assert self._control is not None
