@@ -42,6 +42,7 @@ from typing import ClassVar
 __all__ = [
     "AnchorError",
     "AnchorUnavailableError",
+    "BudgetError",
     "ChainError",
     "ChallengeError",
     "CheckpointMissingError",
@@ -102,6 +103,10 @@ class RecipeError(UsageError):
 
 class PolicyError(UsageError):
     """The policy cannot be read, or contradicts itself."""
+
+
+class BudgetError(UsageError):
+    """The budget is less than what is replayed in any case."""
 
 
 class EvidenceError(PolchainError):

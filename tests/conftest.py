@@ -18,6 +18,10 @@ def in_ci() -> bool:
     return os.environ.get("CI", "").lower() == "true"
 
 
+# A worker of pytest-xdist has it from its master; then what a command prints would be broken into lines.
+os.environ.pop("COLUMNS", None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keys and settings of the tests lie in a temporary folder, never in the developer's."""

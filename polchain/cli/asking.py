@@ -63,15 +63,23 @@ class Options:
             network=values["network"], rpc=lists["rpc"], blocks=lists["block_hash"], tsas=lists["tsa"],
             budget=values["budget"], calibrations=lists["calibration"], consistent=values["accept_consistent"],
         )  # fmt: skip
+        copies = values["recipe"] or []
+        if len(copies) > 1:
+            raise UsageError(
+                "--recipe names one copy",
+                hint="vouch for the other recipes by --trust-recipe DIGEST, once you have read them",
+            )
         same = {
             name: values[name]
             for name in (
-                "recipe", "module", "recipe_args", "data", "full", "seed", "timeout", "jobs", "resume",
+                "module", "recipe_args", "data", "full", "seed", "timeout", "jobs", "resume",
                 "threads", "model", "task", "opening", "challenge",
             )
         }  # fmt: skip
         head, owned = tuple(values["head"] or ()), tuple(values["data_secret"] or ())
-        return cls(targets=tuple(named), trust=trust, head=head, data_secret=owned, **same)
+        return cls(
+            targets=tuple(named), trust=trust, head=head, data_secret=owned, recipe=next(iter(copies), None), **same
+        )
 
     @property
     def several(self) -> bool:

@@ -86,9 +86,8 @@ def show_ruling(ruling: Ruling, *, as_json: bool) -> None:
     """Print a ruling."""
     from polchain.verifier.ruling import joined
 
-    parts = [
-        f"{output.styled(ruling.word, STYLES.get(ruling.word, 'bold yellow'))}\n{output.wrapped(ruling.sentence())}"
-    ]
+    word = output.styled(ruling.word, STYLES.get(ruling.word, "bold yellow"))
+    parts = [output.wrapped(ruling.sentence())]
     parts.append(output.fields(row for claim in ruling.claims for row in _who(claim)))
     bars: dict[str, list[str]] = {}
     for model in ruling.models:
@@ -105,7 +104,8 @@ def show_ruling(ruling: Ruling, *, as_json: bool) -> None:
     parts.append(output.fields(rows))
     proofs = dict.fromkeys(claim.proof for claim in ruling.claims if claim.proof)
     parts += [f"two heads of one log that contradict each other:\n\n{proof}" for proof in proofs]
-    output.answer(ruling.to_json(), output.sanitise("\n\n".join(parts), lines=True), as_json=as_json)
+    text = output.sanitise("\n\n".join(parts), lines=True)
+    output.answer(ruling.to_json(), f"{word}\n{text}", as_json=as_json)
 
 
 def time_bars(model: ModelRuling) -> str:

@@ -37,7 +37,7 @@ def verify(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(metavar="PATH", help="your own copy of the recipe's script: vouches for it", show_default=False),
     ] = None,
     module: Annotated[bool, typer.Option("--module", help="PATH is a module's name, as for `python -m`")] = False,

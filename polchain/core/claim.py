@@ -32,6 +32,7 @@ from polchain.core.entries import ENTRY_LIMIT
 from polchain.core.genesis import FileRef
 from polchain.core.manifest import MANIFEST_LIMIT, Manifest
 from polchain.core.place import Place, hash_file
+from polchain.core.source import check_source
 from polchain.errors import FormatError, ManifestError, MissingFileError, UsageError
 
 __all__ = ["Claim", "hash_file", "head_name", "list_files", "receipt_name", "write_listing"]
@@ -152,7 +153,7 @@ class Claim:
         """The recipe's files by relative path.
 
         Raises:
-            FormatError: together over 256 KiB.
+            FormatError: together over 256 KiB, or not what a reader sees (`source`).
         """
         names = [name for name in self.files if name.startswith("recipe/")]
         if sum(self.files[name].size for name in names) > RECIPE_LIMIT:
@@ -163,6 +164,7 @@ class Claim:
         for name, text in texts.items():
             if blake3(text) != self.files[name].digest:
                 raise FormatError(f"{name} changed while the claim was read")
+            check_source(text, name)
         return {name.removeprefix("recipe/"): text for name, text in texts.items()}
 
     def manifest(self, state: Digest) -> Manifest | None:

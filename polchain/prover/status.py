@@ -179,7 +179,7 @@ def describe(run: Path) -> Status:
         root=root,
         step=states[-1].step if states else 0,
         steps=genesis.configuration.steps if genesis.configuration is not None else None,
-        finished=isinstance(entries[-1], Final),
+        finished=any(isinstance(entry, Final) for entry in entries),  # a key may change after it
         committed=len(states),
         kept=len(states) - len(missing_steps),
         missing_steps=missing_steps,

@@ -16,7 +16,8 @@ import polchain
 from polchain.core.claim import RECIPE_LIMIT
 from polchain.core.digest import blake3
 from polchain.core.genesis import FileRef, RecipeRef
-from polchain.errors import RecipeError
+from polchain.core.source import check_source
+from polchain.errors import FormatError, RecipeError
 
 __all__ = ["Program", "find_program"]
 
@@ -82,13 +83,11 @@ def _relative(path: Path, folder: Path) -> str:
 def _text(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        data.decode("utf-8")
+        check_source(data, str(path))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe's file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{path} is not text", hint="a recipe is program text: data belongs in the dataset"
-        ) from error
+    except FormatError as error:
+        raise RecipeError(str(error), hint=error.hint) from error
     return data
 
 

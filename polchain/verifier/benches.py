@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from polchain.core.digest import Digest
+from polchain.core.genesis import DatasetRef
 from polchain.core.salts import commit_leaves, find_secret
 from polchain.errors import DatasetError, UnavailableError
 from polchain.storage.keyfile import default_key_file
@@ -31,7 +32,7 @@ class Workshop:
 
     def __init__(self, case: Case) -> None:
         self._case = case
-        self._open: dict[tuple[Digest, Setting], Opened] = {}
+        self._open: dict[tuple[Digest, DatasetRef, Setting], Opened] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Workshop:
@@ -52,12 +53,12 @@ class Workshop:
         assert genesis.recipe is not None
         assert genesis.dataset is not None
         assert start is not None
-        key = genesis.recipe.program(), setting_of(start.fingerprint)
+        key = genesis.recipe.program(), genesis.dataset, setting_of(start.fingerprint)
         if key in self._open:
             return self._open[key]
         program = Program(genesis.recipe, intact.recipe)
         bench = self._stack.enter_context(
-            Bench(program, key[1], self._case.data, timeout=self._case.timeout, sandbox=self._sandbox(key[0]))
+            Bench(program, key[2], self._case.data, timeout=self._case.timeout, sandbox=self._sandbox(key[0]))
         )
         secret = find_secret(genesis.dataset, self._case.secrets.values())
         _, leaves = bench.worker().commit_dataset(genesis.dataset.samples)

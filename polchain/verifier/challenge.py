@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from polchain.core.digest import blake3_keyed, tag
-from polchain.errors import UsageError
+from polchain.errors import BudgetError, UsageError
 from polchain.verifier.integrity import IntactClaim, Segment
 
 __all__ = ["Challenge", "Pick", "draw_challenge", "draw_steps", "draws_within", "public_seed"]
@@ -250,7 +250,7 @@ def _draws_for(
             if enough <= intact.steps
             else "leave the budget out: so short a run is replayed whole, or nearly"
         )
-        raise UsageError(
+        raise BudgetError(
             f"what is replayed in any case costs {spent} of the run's {intact.steps} steps, the budget is {most}: "
             f"the least budget is {_percent(spent / intact.steps)}",
             hint=hint,

@@ -85,6 +85,7 @@ class IntactClaim:
         roots: the root of the first 0, 1, 2, ... entries.
         anchored: the receipts, true in themselves.
         beacon: what is known of the seed's beacon; None where the seed comes from elsewhere.
+        cut: whether the log goes on after the last checkpoint here, which a verdict on an earlier state is not about.
     """
 
     claim: Claim
@@ -104,6 +105,7 @@ class IntactClaim:
     anchored: tuple[AnchoredHead, ...]
     beacon: BeaconBlock | None
     seal: object
+    cut: bool = False
 
     def __post_init__(self) -> None:
         if self.seal is not _SEAL:

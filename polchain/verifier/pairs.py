@@ -75,7 +75,7 @@ class Pair:
     def _unproven(self, both: str) -> str:
         if self.decision.basis is Basis.ALONE:
             one = self.left if self.sides[0].covers else self.right
-            return f"not proven: {one} alone covers it, and its work is not verified"
+            return f"not proven: of {both}, {one} alone covers it, and its work is not verified"
         if self.decision.basis is Basis.COPIED:
             copier, other = (self.left, self.right) if self.decision.copied is Sides.LEFT else (self.right, self.left)
             return f"not proven: {copier} copied, and {other}'s work is not verified"

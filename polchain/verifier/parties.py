@@ -17,6 +17,7 @@ from polchain.core.entries import encode_entry, leaf_data
 from polchain.core.merkle import leaf_hash
 from polchain.errors import (
     AnchorUnavailableError,
+    BudgetError,
     EquivocationError,
     EvidenceError,
     KeyMismatchError,
@@ -192,11 +193,15 @@ class Party:
                 try:
                     return verify_intact(intact, request, tell)
                 except PolicyError as error:
-                    if not request.policy.calibrations:
+                    if request.exact or not request.policy.calibrations:
                         raise
                     # One claim of very many segments must not keep the others from their ruling.
                     self.remarks.append(f"its replays were compared exactly, by no calibration: {error}")
-                    request = replace(request, policy=replace(request.policy, calibrations=()))
+                    request = replace(request, exact=True)  # what a calibration says of the recipe still counts
+                except BudgetError as error:
+                    # Nor must one short log.
+                    self.remarks.append(f"it was replayed without a budget: {error}")
+                    request = replace(request, policy=replace(request.policy, budget=None))
                 except UsageError as error:
                     if request.recipe is None:
                         raise
@@ -270,7 +275,7 @@ def up_to(intact: IntactClaim, step: int) -> IntactClaim:
     end = last + 2
     if end >= len(intact.checkpoints):
         return intact
-    return replace(intact, checkpoints=intact.checkpoints[:end], numbers=intact.numbers[:end], final=None)
+    return replace(intact, checkpoints=intact.checkpoints[:end], numbers=intact.numbers[:end], final=None, cut=True)
 
 
 def regenerated(verdict: Verdict | None) -> bool:

@@ -25,6 +25,7 @@ from polchain.verifier.bench import Bench, batches_of, run_segment, state_of
 from polchain.verifier.challenge import Challenge, Pick
 from polchain.verifier.integrity import IntactClaim, Segment
 from polchain.verifier.replay import Outcome, Reproduction, replay, replay_initial
+from polchain.verifier.tolerance import Fingerprint, other_versions
 
 __all__ = ["Benches", "Compared", "Comparison", "compare", "departed", "parting"]
 
@@ -130,6 +131,9 @@ def compare(
     said = departed(claims, names, task)
     if said is not None:
         return said
+    if any(None in (one.genesis.recipe, one.genesis.dataset, one.start) for one in claims):
+        reason = "a claim names no recipe or no data, or has no start: nothing of it can be replayed"
+        return Comparison(Compared.UNDECIDED, (False, False), (reason,))
     left, right = claims
     place = parting([entry.chain for entry in left.checkpoints], [entry.chain for entry in right.checkpoints])
     if place is None:
@@ -146,7 +150,7 @@ def _initial(claims: tuple[IntactClaim, IntactClaim], names: tuple[str, str], be
         start = claims[which].start
         return replay_initial(claims[which], bench, start.fingerprint if start is not None else {})
 
-    return _settle(claims, names, "the initial state", [look(0), None], look, 0)
+    return _settle(claims, names, "the initial state", [look(0), None], look, 0, lambda: benches(claims[0])[0].here)
 
 
 def _segment(
@@ -173,7 +177,7 @@ def _segment(
     if found is None:
         reason = f"{segments[0]} could not be replayed: {trouble}"
         return Comparison(Compared.UNDECIDED, (False, False), (reason,), str(segments[0]))
-    roots = found.closings[-1].snapshot.manifest.roots()
+    roots, here = found.closings[-1].snapshot.manifest.roots(), found.fingerprint
     known: list[Reproduction | None] = [None, None]
     for which, segment in enumerate(segments):
         if roots == segment.closing.roots:
@@ -186,7 +190,7 @@ def _segment(
         challenge = Challenge(bytes(32), (), (pick,))
         return next(replay(one, challenge, bench, leaves, start.fingerprint if start is not None else {}))
 
-    return _settle(claims, names, str(segments[0]), known, look, 1)
+    return _settle(claims, names, str(segments[0]), known, look, 1, lambda: here)
 
 
 def _replayed(one: IntactClaim, segment: Segment, bench: Bench, leaves: Sequence[bytes], opening: Snapshot) -> Replayed:
@@ -204,13 +208,18 @@ def _settle(
     known: list[Reproduction | None],
     look: Callable[[int], Reproduction],
     replayed: int,
+    here: Callable[[], Fingerprint],
 ) -> Comparison:
     """Convict whoever is not reproduced: by the other's exact reproduction, or as a verifier refutes."""
-    same = _same_setting(*claims)
     exact = next((i for i, one in enumerate(known) if one is not None and one.outcome is Outcome.EXACT), None)
     if exact is None and known[0] is not None:
         second = known[1] = look(1)
         exact = 1 if second.outcome is Outcome.EXACT else None
+    # What they say of their machines is their word: a rival may repeat the other's. This machine is no word.
+    same = _same_setting(*claims) and all(
+        one.start is not None and not differences(one.start.fingerprint, here()) for one in claims
+    )
+    same = same and not other_versions(claims[0].genesis.recipe.imports if claims[0].genesis.recipe is not None else ())
     convicted = [False, False]
     reasons: list[str] = []
     for which, name in enumerate(names):
@@ -220,7 +229,7 @@ def _settle(
             convicted[which] = True
             reasons.append(
                 f"{name}: {where}: the replay comes to another state, and exactly to {names[exact]}'s,"
-                " which was recorded on the same setting"
+                " which was recorded on the same setting, as it was replayed"
             )
         else:
             found = known[which] or look(which)

@@ -60,6 +60,7 @@ class Request:
         secrets: of private data, what its owner handed over, by the files; each is this claim's.
         replayed: segments of this log that this verifier has reproduced exactly before, by index, and the seconds of
             each: they are not replayed again.
+        exact: tolerate nothing, whatever calibration is named.
     """
 
     claim: Path
@@ -76,6 +77,7 @@ class Request:
     answer: Answered | None = None
     secrets: Mapping[Path, DataSecret] = field(default_factory=dict)
     replayed: Mapping[int, float] = field(default_factory=dict)
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Sitting:
         intact, policy, request = self.intact, self.request.policy, self.request
         seen, answer = survey(intact), request.answer
         # A unit takes a second segment, which no challenge asks for.
-        tolerant = policy if answer is None else replace(policy, calibrations=())
+        tolerant = policy if answer is None and not self.request.exact else replace(policy, calibrations=())
         calibrated = Calibrated(intact, tolerant, seen, self.start, vouched=self.vouched)
         seed = request.seed or (self.results.seed if self.results is not None else None) or secrets.token_bytes(32)
 

@@ -328,7 +328,11 @@ def _verdict(
     weak = ["the seed is the prover's own choice, not a beacon's: it could have been picked among many"]
     exported = intact.final.files if intact.final is not None else ()
     loose = [f"{ref.path}, which the final entry names, was not compared with the last state" for ref in exported]
-    early = _ends_early(intact)
+    changed = [
+        f"the log {'rotates its key to' if change.kind == 'rotate' else 'revokes the key'} {change.key}"
+        for change in intact.key_changes
+    ]
+    early = [*_ends_early(intact), *changed]
     timed = (*times.remarks, *times.forks)
     return Verdict(
         outcome=outcome,
@@ -354,7 +358,7 @@ def _verdict(
 def _ends_early(intact: IntactClaim) -> list[str]:
     """What the genesis announces and the log does not have: its prover may have stopped where it looked best."""
     configuration = intact.genesis.configuration
-    if configuration is None:
+    if configuration is None or intact.cut:
         return []
     unended = "" if intact.final is not None else ", without a final entry"
     if intact.steps < configuration.steps:

@@ -208,7 +208,7 @@ def test_the_command_takes_a_budget_in_percent(
 
     assert main([*words, "--budget", "0.05", "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
-    assert error["name"] == "UsageError"
+    assert error["name"] == "BudgetError"
     assert "the least budget is" in error["message"]
 
     policy = tmp_path / "policy.toml"

@@ -37,6 +37,7 @@ from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.sametask import Compared, Comparison, compare, parting
 from tests.claims import SCRIPTS, entries_of, genesis_of, write_log
+from tests.forgers.forge import tensors_of, with_rows
 from tests.schema import violations
 
 SEGMENTS, EVERY = 200, 2
@@ -266,6 +267,32 @@ def test_a_conviction_takes_the_same_setting(room: Room) -> None:
     found = room.compare(room.honest, worker)
     assert found.convicted == (False, False), "with another torch nothing is known"
     assert found.outcome is Compared.UNDECIDED
+
+
+def test_who_repeats_the_others_fingerprint_convicts_nobody(room: Room) -> None:
+    """An honest worker on another machine, and a rival whose machine is the verifier's and who says that it is his."""
+
+    def elsewhere(entry: Entry) -> Entry:
+        if not isinstance(entry, Start):
+            return entry
+        return replace(entry, fingerprint={**entry.fingerprint, "cpu": "another CPU", "torch": "2.0.0"})
+
+    place, opening, closing = 2, room.state(1), room.state(2)
+    rounded = {n: t * (1 + 1e-7) if t.is_floating_point() else t for n, t in tensors_of(closing).items()}
+    worker = room.claim("rounds", {place: with_rows(closing, rounded)}, elsewhere)
+    rival = room.claim("repeats", {}, elsewhere)
+    for claim in (worker, rival):
+        CheckpointStore(claim.claim.path).put(opening)
+    for pair in ((worker, rival), (rival, worker)):
+        found = room.compare(*pair)
+        assert (found.outcome, found.convicted) == (Compared.UNDECIDED, (False, False)), found.reasons
+
+
+def test_foreign_claims_that_name_a_task_are_undecided(room: Room) -> None:
+    foreign = replace(room.honest, genesis=replace(room.honest.genesis, recipe=None, dataset=None))
+    found = compare((foreign, foreign), ("A", "B"), None, lambda _: pytest.fail("nothing can be replayed"))
+    assert found.outcome is Compared.UNDECIDED
+    assert "nothing of it can be replayed" in found.reasons[0]
 
 
 def test_the_command_compares_claims_of_one_task(
