@@ -205,7 +205,8 @@ class _Demo:
         tell(
             "The weights that a training begins with come from its seed, and the seed from its owner's key. Alice's "
             "gives the weights that her log begins with. Mallory's gives others: his log cannot have begun where he "
-            "says, and the rest of it is hers. Had he published first, he would have lost all the same."
+            "says, and the rest of it is hers. Had he published first, he would have lost all the same. (The chain "
+            "that dated both logs ends with this demo, so nobody can check these dates later; a public chain stays.)"
         )
 
     def train(self, who: str, script: Path, run: str = "run") -> None:

@@ -147,7 +147,11 @@ class Party:
     def facts(self) -> ClaimFacts:
         """What a ruling says of it."""
         intact = self.intact
-        verdicts = tuple((key[-1], one) for key, one in sorted(self.verdicts.items()) if one is not None)
+        # Several models may be one state, or be refuted in one way: that is said once.
+        found = {
+            (key[-1], one.outcome, one.reasons): one for key, one in sorted(self.verdicts.items()) if one is not None
+        }
+        verdicts = tuple((step, one) for (step, *_), one in found.items())
         return ClaimFacts(
             self.name,
             str(self.request.claim),
