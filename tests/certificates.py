@@ -55,7 +55,7 @@ class Filed:
 def warm() -> Iterator[None]:
     """Children that replay stay warm from one verification to the next."""
     lab: Any = Lab(None, Path())  # type: ignore[arg-type]
-    lab.verify_once = lab._verify  # each verification is made anew
+    lab.memory.verify_once = lab.memory._verify  # each verification is made anew
     with lab.open():
         yield
 

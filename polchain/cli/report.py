@@ -20,7 +20,9 @@ __all__ = ["register"]
 
 # The one list of what is left out; the page on certificates repeats it.
 NOT_COMPARED: Final = (
-    "when, where and with which versions it was made, names of files, seconds, what the recipe was run in",
+    "when, where and with which versions it was made, names of the claims' files, seconds, what the recipe was run in",
+    'how that machine differs from the claim\'s: of "NAME: recorded with VALUE, here OTHER" NAME and VALUE are the'
+    " claim's; OTHER, and which of them are there, is its maker's word",
 )
 POSITIVE: Final = ("VERIFIED", "CONSISTENT", "COMPUTED")
 SHOWN: Final = 12

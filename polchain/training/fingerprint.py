@@ -15,7 +15,7 @@ from pathlib import Path
 
 from polchain.errors import UnavailableError
 
-__all__ = ["Setting", "fingerprint", "native_setting", "setting_of", "visible_gpus"]
+__all__ = ["FIELDS", "IGNORED", "Setting", "fingerprint", "native_setting", "setting_of", "visible_gpus"]
 
 MAX_THREADS = 512
 CUBLAS_WORKSPACE = ":4096:8"
@@ -26,6 +26,17 @@ SPIN_COUNT = "2000"
 CAPABILITIES = ("default", "avx2", "avx512")
 
 Fingerprint = Mapping[str, str | int | bool]
+_WORD = r"[0-9A-Za-z.+_,-]{0,40}"
+IGNORED = frozenset({"polchain", "python"})
+# What `differences` may name, and the form that its values have: a CPU's name has at most 48 bytes by x86's CPUID.
+FIELDS: Mapping[str, str] = {
+    **dict.fromkeys(("torch", "machine", "cpu_capability", "onednn_isa", "blas"), _WORD),
+    **dict.fromkeys(("device", "precision", "cuda", "driver", "sdp"), _WORD),
+    "cpu": "[0-9A-Za-z.+_,()@/ -]{0,48}",
+    "gpu": "[0-9A-Za-z.+_,()@/ -]{0,64}",
+    **dict.fromkeys(("onednn", "tf32", "deterministic"), "True|False"),
+    **dict.fromkeys(("threads", "cudnn"), "[0-9]{1,9}"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +163,10 @@ def visible_gpus() -> tuple[str, ...]:
 
 def differences(claimed: Fingerprint, here: Fingerprint) -> list[str]:
     """What differs between two fingerprints and may change bits, as short sentences."""
-    ignored = {"polchain", "python"}
     return [
         f"{name}: recorded with {claimed.get(name)}, here {here.get(name)}"
         for name in sorted(claimed.keys() | here.keys())
-        if name not in ignored and claimed.get(name) != here.get(name)
+        if name not in IGNORED and claimed.get(name) != here.get(name)
     ]
 
 

@@ -25,6 +25,7 @@ from polchain.core.digest import blake3
 from polchain.core.encoding import JSON, MAX_INTEGER
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.merkle import leaf_hash
+from polchain.training.fingerprint import FIELDS
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
 from polchain.verifier.ruling import ClaimFacts, Ruling
@@ -38,8 +39,6 @@ FORMAT: Final = "polchain-certificate/v1"
 POINTS: Final = 1000
 SHOWN: Final = 100
 NAME: Final = 250
-# What `training.fingerprint.differences` says.
-_OF_MACHINES: Final = re.compile(r"(?:[A-Z]: )?[a-z_]{1,40}: recorded with .{0,120}, here .{0,120}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,24 +236,43 @@ def _objects(value: JSON) -> list[dict[str, JSON]]:
 def compared(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that a second verification with the same draw has to find again.
 
-    Left out: when and with what it was made, names of files, seconds, what an earlier sitting had replayed, what the
-    recipe was run in, and how that machine differs from the prover's.
+    Left out: when and with what it was made, names of the claims' files, seconds, what an earlier sitting had replayed,
+    what the recipe was run in, and how that machine differs from the prover's: see `_without_machines`.
     """
     value: dict[str, Any] = copy.deepcopy(dict(facts))
     del value["made"]
-    result = value["result"]
-    verdicts = [result]
+    result, claims = value["result"], value["claims"]
+    verdicts = [(claims[0], result)]
     if value["kind"] == "ruling":
-        verdicts = [verdict for claim in result["claims"] for verdict in claim["verdicts"]]
-        for claim in result["claims"]:
-            del claim["claim"]
-        result["not_checked"] = [text for text in result["not_checked"] if not _OF_MACHINES.fullmatch(text)]
-    for verdict in verdicts:
-        verdict["remarks"] = [text for text in verdict["remarks"] if not _OF_MACHINES.fullmatch(text)]
+        pairs = list(zip(claims, result["claims"], strict=True))
+        verdicts = [(claim, verdict) for claim, item in pairs for verdict in item["verdicts"]]
+        for claim, item in pairs:
+            del item["claim"]
+            result["not_checked"] = _without_machines(result["not_checked"], claim, f"{claim['name']}: ")
+    for claim, verdict in verdicts:
+        verdict["remarks"] = _without_machines(verdict["remarks"], claim)
         del verdict["sandbox"]
         for replay in verdict["replays"]:
             del replay["seconds"], replay["earlier"]
     return value
+
+
+def _without_machines(texts: Sequence[str], claim: Mapping[str, Any], before: str = "") -> list[str]:
+    """Without what `training.fingerprint.differences` says of the machine that replayed.
+
+    Only a field of the fingerprint, with the value that the claim recorded and a plain one of another machine, once.
+    """
+    claimed, kept, seen = claim.get("fingerprint", {}), [], set()
+    for text in texts:
+        name = text.removeprefix(before).partition(":")[0]
+        known = name in FIELDS and name in claimed and name not in seen
+        recorded = f"{before}{name}: recorded with {plain(claimed[name])}, here " if known else ""
+        here = text.removeprefix(recorded)
+        if known and text.startswith(recorded) and re.fullmatch(f"{FIELDS[name]}|None", here) and here != claimed[name]:
+            seen.add(name)
+        else:
+            kept.append(text)
+    return kept
 
 
 def differences(shown: Any, found: Any, where: str = "") -> list[str]:

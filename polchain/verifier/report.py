@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import platform
+import re
 import unicodedata
 from collections.abc import Mapping
 from importlib import metadata
@@ -24,13 +25,19 @@ import polchain
 from polchain.core.encoding import JSON, encode
 from polchain.errors import FormatError
 from polchain.verifier.embedded import PAGE_LIMIT, embed
+from polchain.verifier.shapes import check_facts
 from polchain.verifier.verdict import MEANING
-from polchain.verifier.views import view_of
+from polchain.verifier.views import Room, view_of
 
 __all__ = ["PAGE", "page_again", "page_of", "versions", "visible"]
 
-# Letters that look like nothing, though Unicode calls them letters.
-BLANK: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0\u034f")
+# What looks like nothing, though Unicode calls it a letter, a mark or a symbol: Default_Ignorable_Code_Point of its
+# DerivedCoreProperties.txt where that is printable (variation selectors, fillers), and blanks, joiners and empty notes.
+_BLANK: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u2d7f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufffc"
+    "\U00013441\U00013442\U00016fe4\U0001107f\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 MARKS: Final = 2
 # Whose versions decide a page's bytes.
 PAGE: Final = ("polchain", "matplotlib", "jinja2")
@@ -46,10 +53,11 @@ def page_of(facts: Mapping[str, JSON]) -> str:
     """The page of these facts.
 
     Raises:
-        FormatError: the facts contradict each other, or the page is over the limit.
+        FormatError: the facts contradict each other or are of another shape, or the page is over the limit.
     """
     # In the order in which they are embedded, so that what is read back gives the same page.
     facts = json.loads(encode(dict(facts)))
+    check_facts(facts)
     folder = files("polchain.verifier") / "templates"
     style = (folder / "certificate.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -57,16 +65,18 @@ def page_of(facts: Mapping[str, JSON]) -> str:
         autoescape=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=True
     )
     environment.filters["lines"] = _lines
-    page = environment.from_string((folder / "certificate.html").read_text("utf-8")).render(
-        view=view_of(facts),
+    parts = environment.from_string((folder / "certificate.html").read_text("utf-8")).generate(
+        view=view_of(facts, Room(PAGE_LIMIT)),
         meaning=MEANING,
         style=Markup(style),
         style_hash=Markup(f"sha256-{digest}"),
         facts=Markup(embed(dict(facts))),
     )
-    if len(page.encode()) > PAGE_LIMIT:
-        raise FormatError(f"the certificate would be over {PAGE_LIMIT} bytes")
-    return page
+    page, room = [], Room(PAGE_LIMIT)
+    for part in parts:
+        room.take(part)
+        page.append(part)
+    return "".join(page)
 
 
 def page_again(facts: Mapping[str, JSON]) -> str:
@@ -97,7 +107,7 @@ def visible(text: str, *, lines: bool = False) -> str:
             shown.append(c)
         elif lines and c == "\t":
             shown.append("    ")
-        elif not c.isprintable() or c in BLANK or stacked > MARKS:
+        elif not c.isprintable() or _BLANK.match(c) or stacked > MARKS:
             shown.append(ascii(c)[1:-1])
         else:
             shown.append(c)

@@ -1,7 +1,7 @@
 """The shape of a certificate's facts: which fields, of which kind. What they say may still be false.
 
-    str, bool            that type              [shape]        a list of such
-    NUMBER               a decimal string       {str: shape}   any names, such values
+    str, bool            that type              [shape, n]     a list of at most n such; of ITEMS, if no n is told
+    NUMBER               a decimal string       {str: shape}   any names, ITEMS at most, such values
     (low, high)          a whole number         ("a", "b")     one of these words
     Maybe(shape)         may be absent          a pattern      a string that it matches whole
 
@@ -15,7 +15,7 @@ import re
 from typing import Any, Final
 
 from polchain.errors import FormatError
-from polchain.verifier.certificate import FORMAT
+from polchain.verifier.certificate import FORMAT, POINTS
 
 __all__ = ["check_facts"]
 
@@ -30,6 +30,10 @@ class Maybe:
 NUMBER: Final = float  # a decimal string that may be nan or inf; empty where nothing is known
 SECONDS: Final = (1 - 2**53, 2**53 - 1)  # since 1970: a block's time is what its maker wrote
 COUNT: Final = (0, 2**53 - 1)
+ITEMS: Final = 10_000
+PARTIES: Final = 64  # claims, and models in dispute
+VERDICTS: Final = 128  # of all claims together: each is drawn
+DRAWN: Final = POINTS + 1  # every n-th checkpoint, and the last
 NAMES: Final = [str]
 NAME: Final = re.compile(r"[A-Z]")
 SEED: Final = re.compile(r"(?:[0-9a-f]{64})?")
@@ -88,7 +92,8 @@ VERDICT: Final = {
             "seconds": NUMBER,
             "earlier": bool,
             "reason": str,
-        }
+        },
+        65_536,
     ],
     "sandbox": CIRCUMSTANCE,
     "remarks": NAMES,
@@ -117,7 +122,8 @@ MODEL: Final = {
             "step": Maybe(COUNT),
             "entry": Maybe(COUNT),
             "distance": Maybe(NUMBER),
-        }
+        },
+        PARTIES,
     ],
     "pairs": [
         {
@@ -129,7 +135,7 @@ MODEL: Final = {
             "descents": [{"claim": str, "from": str, "step": COUNT, "produced_by_step": COUNT, "share": NUMBER}],
         }
     ],
-    "ranking": [{"claim": str, "named_against": COUNT}],
+    "ranking": [{"claim": str, "named_against": COUNT}, PARTIES],
     "remarks": NAMES,
 }
 RULING: Final = {
@@ -147,10 +153,11 @@ RULING: Final = {
             "proof": str,
             "origin": Maybe(str),
             "key": Maybe(str),
-            "verdicts": [{"last_step": COUNT, **VERDICT}],
-        }
+            "verdicts": [{"last_step": COUNT, **VERDICT}, VERDICTS],
+        },
+        PARTIES,
     ],
-    "models": [MODEL],
+    "models": [MODEL, PARTIES],
     "task": [
         {
             "between": NAMES,
@@ -182,7 +189,12 @@ CLAIM: Final = {
     "states": COUNT,
     "manifests": COUNT,
     "disclosed": COUNT,
-    "checkpoints": {"every": (1, 2**53 - 1), "steps": [COUNT], "updates": [NUMBER], "losses": [NUMBER]},
+    "checkpoints": {
+        "every": (1, 2**53 - 1),
+        "steps": [COUNT, DRAWN],
+        "updates": [NUMBER, DRAWN],
+        "losses": [NUMBER, DRAWN],
+    },
     "recipe": {
         "entry": Maybe(str),
         "module": Maybe(bool),
@@ -206,7 +218,7 @@ FACTS: Final = {
     "made": {
         "at": SECONDS,
         "versions": dict.fromkeys(("polchain", "python", "torch", "matplotlib", "jinja2"), VERSION),
-        "claims": [CIRCUMSTANCE],
+        "claims": [CIRCUMSTANCE, PARTIES],
         "model": CIRCUMSTANCE,
     },
     "asked": {"seed": SEED, "full": bool, "threads": (0, 512), "model": str, "task": str, "opening": bool},
@@ -232,17 +244,20 @@ def check_facts(value: Any) -> None:
     """Refuse what is not of the shape of a certificate's facts.
 
     Raises:
-        FormatError: a field is missing, unknown, or of another kind.
+        FormatError: a field is missing, unknown, or of another kind; or a list is longer than a page has room for.
     """
     _check(value, {**FACTS, "result": dict, "claims": list}, "facts")
     ruling = value["kind"] == "ruling"
+    _check_length(value["claims"], PARTIES, "facts.claims")
     _check(value["result"], RULING if ruling else VERDICT, "facts.result")
     for number, claim in enumerate(value["claims"]):
         lost = ruling and type(claim) is dict and claim.get("intact") is False
         _check(claim, LOST if lost else CLAIM, f"facts.claims[{number}]")
+    if ruling and sum(len(one["verdicts"]) for one in value["result"]["claims"]) > VERDICTS:
+        raise FormatError(f"facts.result.claims: more than {VERDICTS} verdicts")
     names = [one["name"] for one in value["claims"]]
     wanted = [one["name"] for one in value["result"]["claims"]] if ruling else ["A"]
-    if names != wanted or len(value["made"]["claims"]) != len(names):
+    if names != wanted or len(set(names)) != len(names) or len(value["made"]["claims"]) != len(names):
         raise FormatError("facts.claims: other claims than the result's")
     for claim in value["claims"]:
         if claim["intact"] and len({len(claim["checkpoints"][key]) for key in ("steps", "updates", "losses")}) != 1:
@@ -267,6 +282,7 @@ def _check(value: Any, shape: Any, where: str) -> None:
     elif isinstance(shape, list):
         if type(value) is not list:
             raise FormatError(f"{where}: a list was expected")
+        _check_length(value, shape[1] if len(shape) > 1 else ITEMS, where)
         for number, item in enumerate(value):
             _check(item, shape[0], f"{where}[{number}]")
     else:
@@ -277,6 +293,7 @@ def _check_object(value: Any, shape: dict[Any, Any], where: str) -> None:
     if type(value) is not dict:
         raise FormatError(f"{where}: an object was expected")
     if str in shape:
+        _check_length(value, ITEMS, where)
         for item in value.values():
             _check(item, shape[str], where)
         return
@@ -288,6 +305,11 @@ def _check_object(value: Any, shape: dict[Any, Any], where: str) -> None:
             _check(value[name], inner.shape if isinstance(inner, Maybe) else inner, f"{where}.{name}")
         elif not isinstance(inner, Maybe):
             raise FormatError(f"{where}: field {name} is missing")
+
+
+def _check_length(value: Any, most: int, where: str) -> None:
+    if len(value) > most:
+        raise FormatError(f"{where}: more than {most} items")
 
 
 def _check_number(value: Any, where: str) -> None:

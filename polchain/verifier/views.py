@@ -13,23 +13,48 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from polchain.anchors.interval import clock
+from polchain.errors import FormatError
 from polchain.verifier import figures
 from polchain.verifier.checks import checks_of
 from polchain.verifier.figures import Bar, Mark
 from polchain.verifier.repeat import commands, demands, digests, percent
 from polchain.verifier.replayed import number, points_of, rows_of
 
-__all__ = ["view_of"]
+__all__ = ["Room", "view_of"]
 
 GOOD: Final = ("VERIFIED", "CONSISTENT", "PROVEN", "EARLIER", "DESCENDS", "CONTINUES", "INDEPENDENT")
 BAD: Final = ("REFUTED", "CONVICTED", "EQUIVOCATION")
 LANES: Final = 6
+MARKS: Final = 400  # in the plot of times; of more every n-th
 ROWS: Final = 200
 Facts = Mapping[str, Any]
 
 
-def view_of(facts: Facts) -> dict[str, Any]:
-    """The values that the template lays out."""
+class Room:
+    """How many bytes a page may still have: a stranger's facts could ask for more than anybody can wait for."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.left = limit
+
+    def take(self, text: str) -> str:
+        """The same text.
+
+        Raises:
+            FormatError: there is no room for it.
+        """
+        self.left -= len(text.encode())
+        if self.left < 0:
+            raise FormatError(f"the certificate would be over {self.limit} bytes")
+        return text
+
+
+def view_of(facts: Facts, room: Room) -> dict[str, Any]:
+    """The values that the template lays out.
+
+    Raises:
+        FormatError: the plots alone are more than there is room for.
+    """
     result, ruling = facts["result"], facts["kind"] == "ruling"
     word = result["ruling"] if ruling else result["verdict"]
     sentence, reasons = (result["sentence"], result["reasons"]) if ruling else _sentence(result["reasons"])
@@ -37,7 +62,7 @@ def view_of(facts: Facts) -> dict[str, Any]:
     failures = [one["failure"] for one in result["claims"]] if ruling else [""]
     forked = [bool(one["proof"]) for one in result["claims"]] if ruling else [False]
     parties = zip(facts["claims"], verdicts, failures, forked, strict=True)
-    claims = [_claim(claim, mine, failure, ruling, fork) for claim, mine, failure, fork in parties]
+    claims = [_claim(claim, mine, failure, ruling, fork, room) for claim, mine, failure, fork in parties]
     intact = [claim for claim in facts["claims"] if claim["intact"]]
     return {
         "ruling": ruling,
@@ -82,7 +107,9 @@ def _sentence(reasons: Sequence[str]) -> tuple[str, list[str]]:
     return (reasons[0] if reasons else "no reason is given", list(reasons[1:]))
 
 
-def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool, forked: bool) -> dict[str, Any]:
+def _claim(
+    claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool, forked: bool, room: Room
+) -> dict[str, Any]:
     name = claim["name"] if ruling else ""
     if not claim["intact"]:
         return {"name": name, "intact": False, "checks": checks_of(claim, None, failure), "works": []}
@@ -97,7 +124,7 @@ def _claim(claim: Facts, verdicts: Sequence[Facts], failure: str, ruling: bool, 
             for span in claim["times"]["intervals"]
         ],
         "checks": checks,
-        "works": [_work(claim, verdict, f"{claim['name'].lower()}{n}") for n, verdict in enumerate(verdicts)],
+        "works": [_work(claim, verdict, f"{claim['name'].lower()}{n}", room) for n, verdict in enumerate(verdicts)],
     }
 
 
@@ -175,10 +202,11 @@ def _timeline(claims: Sequence[Facts], ruling: bool) -> Markup | None:
         if beacon is not None and _shown_time(beacon) is not None:
             lane = next((n for n, span in enumerate(spans) if "time" in span["not_before"]), 0)
             marks.append(Mark(start + lane, beacon["time"], beacon["status"] == "final", beacon=True))
+    marks = marks[:: -(-len(marks) // MARKS) or 1]
     return Markup(figures.timeline(bars, marks, "time")) if bars else None
 
 
-def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
+def _work(claim: Facts, verdict: Facts, name: str, room: Room) -> dict[str, Any]:
     points = list(points_of(verdict["replays"]))
     shown = claim["checkpoints"]
     losses, updates = ([number(text) for text in shown[key]] for key in ("losses", "updates"))
@@ -187,7 +215,8 @@ def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
     kinds = (("mean loss", "loss", losses, False), ("size of the update", "update", updates, True))
     for title, key, values, log in kinds:
         if any(math.isfinite(value) for value in values):
-            plots.append((title, Markup(figures.curve(shown["steps"], values, points, f"{name}-{key}", log=log))))
+            curve = figures.curve(shown["steps"], values, points, f"{name}-{key}", log=log)
+            plots.append((title, Markup(room.take(curve))))
     replays = list(rows_of(verdict["replays"]))
     return {
         "word": verdict["verdict"],
@@ -197,7 +226,7 @@ def _work(claim: Facts, verdict: Facts, name: str) -> dict[str, Any]:
         "until": verdict.get("last_step", verdict["steps"]),
         "plots": plots,
         "every": shown["every"],
-        "errors": Markup(figures.errors(points, f"{name}-errors")) if points else None,
+        "errors": Markup(room.take(figures.errors(points, f"{name}-errors"))) if points else None,
         "replays": replays[:ROWS],
         "more": len(replays) - ROWS,
         "bound": verdict["bound"],

@@ -66,6 +66,8 @@ def test_a_certificate_is_the_same_in_a_fresh_verification(filed: tuple[Filed, F
     assert checked.code == 0, checked.out + checked.err
     assert checked.out.startswith("SAME\n")
     assert "not compared" in checked.out
+    assert "names of the claims' files" in checked.out
+    assert "OTHER, and which of them are there, is its maker's word" in " ".join(checked.out.split())
 
 
 def test_a_certificate_is_written_and_named(
@@ -114,6 +116,7 @@ def test_a_page_made_again_from_forged_facts_differs_from_what_is_found(
     true = extract(filed[0].text)
     lie = deepcopy(true)
     lie["result"] |= {"verdict": "VERIFIED", "reasons": ["900 replays, all exact"]}
+    lie["result"]["remarks"].append("verdict: recorded with the court's own seal, here sworn by two experts")
     forged = tmp_path / "forged.html"
     forged.write_text(page_of(lie))
     asked = finding(Found("VERIFIED", true))
@@ -121,6 +124,7 @@ def test_a_page_made_again_from_forged_facts_differs_from_what_is_found(
     assert done.code == 1
     assert done.out.startswith("DIFFERS\n")
     assert "result.reasons[0]: the certificate says '900 replays, all exact', found: " in done.out
+    assert "result.remarks: the certificate says" in done.out
     assert asked[0].seed == true["asked"]["seed"]
 
 

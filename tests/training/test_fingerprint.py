@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from polchain.core.digest import sha256
 from polchain.core.entries import Start, encode_entry, parse_entry
 from polchain.errors import UnavailableError
 from polchain.training import fingerprint as module
-from polchain.training.fingerprint import MAX_THREADS, Setting, differences, fingerprint, setting_of
+from polchain.training.fingerprint import FIELDS, IGNORED, MAX_THREADS, Setting, differences, fingerprint, setting_of
 
 
 def test_a_fingerprint_fits_into_a_start_entry() -> None:
@@ -23,6 +24,10 @@ def test_a_fingerprint_fits_into_a_start_entry() -> None:
     assert found["device"] == "cpu"
     assert found["cpu"], "the CPU has no name"
     assert "gpu" not in found
+    for name, value in found.items():
+        assert name in IGNORED or re.fullmatch(FIELDS[name], str(value)), (
+            f"{name} {value} would not pass in a certificate"
+        )
 
 
 def test_this_machine_does_not_differ_from_itself() -> None:

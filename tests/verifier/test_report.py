@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polchain.errors import FormatError, MissingFileError
+from polchain.verifier import figures
 from polchain.verifier.certificate import compared, differences
 from polchain.verifier.checks import FAIL, PASS, UNCHECKED, checks_of
 from polchain.verifier.embedded import PAGE_LIMIT, embed, extract, read_page
@@ -138,6 +140,8 @@ def test_what_is_invisible_is_made_visible() -> None:
     assert visible("é e\u0301 日本") == "é e\u0301 日本"
     assert visible("e" + "\u0301" * 9).count("\\u0301") == 7
     assert visible("\u3164\u2800") == "\\u3164\\u2800"
+    for blank in "\ufe0f\ufe00\u180b\u180f\u17b4\U000e0100\U000e01ef\U0001d159\u115f\u1160\uffa0\u034f\ufffc\u2d7f":
+        assert visible(f"a{blank}b") == f"a{ascii(blank)[1:-1]}b", f"{blank!a} is not to be seen"
     assert HOSTILE not in visible(HOSTILE)
 
 
@@ -179,7 +183,72 @@ def test_facts_that_were_changed_together_with_the_page_differ_from_what_is_foun
     # What no second verification can find again is told apart, and no more than that.
     assert not changed(one, lambda f: f["made"].update(at=1))
     assert not changed(one, lambda f: f["result"]["replays"][0].update(seconds="9.9"))
-    assert not changed(one, lambda f: f["result"]["remarks"].append("cpu: recorded with this, here that"))
+
+
+def test_of_the_machine_that_replayed_only_its_own_side_is_left_out(one: Facts, two: Facts) -> None:
+    true = one["claims"][0]["fingerprint"]
+    cpu = f"cpu: recorded with {true['cpu']}, here Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
+
+    def changed(facts: Facts, *remarks: str) -> list[str]:
+        forged = deepcopy(facts)
+        forged["result"]["remarks" if facts is one else "not_checked"] += remarks
+        check_facts(forged)
+        return differences(compared(forged), compared(facts))
+
+    assert not changed(one, cpu, f"threads: recorded with {true['threads']}, here 64")
+    assert not changed(two, f"A: {cpu}", f"B: {cpu}")
+    for forged in (
+        (cpu, cpu.replace("8481C", "8480C")),
+        ("cpu: recorded with another one, here AMD EPYC",),
+        (f"cpu: recorded with {true['cpu']}, here <b>sworn</b> by two experts; nothing is left unchecked",),
+        (f"threads: recorded with {true['threads']}, here the court's own",),
+        (f"threads: recorded with {true['threads']}, here {true['threads']}",),
+        (f"python: recorded with {true['python']}, here 3.0.0",),
+        ("gpu: recorded with None, here sworn by two experts",),
+        ("verdict: recorded with the court's own seal, here confirmed",),
+        ("and_more: recorded with nothing left unchecked, here True",),
+        (f"A: {cpu}",),
+    ):
+        assert changed(one, *forged), forged
+    for text in (cpu, f"C: {cpu}", f"A: B: {cpu}"):
+        assert changed(two, text), text
+
+
+def test_a_strangers_page_is_refused_before_anything_is_drawn(
+    one: Facts, two: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(facts: Facts) -> str:
+        begun = time.process_time()
+        with pytest.raises(FormatError) as caught:
+            page_again(facts)
+        assert time.process_time() - begun < 1
+        return str(caught.value)
+
+    many = deepcopy(two)
+    verdicts = many["result"]["claims"][1]["verdicts"]
+    few = [{**verdicts[0], "replays": [], "screens": []}]
+    verdicts[:] = few * 129
+    assert refused(many) == "facts.result.claims[1].verdicts: more than 128 items"
+    many["result"]["claims"][0]["verdicts"] = few * 65
+    verdicts[:] = few * 64
+    assert refused(many) == "facts.result.claims: more than 128 verdicts"
+    long = deepcopy(one)
+    for key, value in (("steps", 1), ("updates", "1.0"), ("losses", "1.0")):
+        long["claims"][0]["checkpoints"][key] = [value] * 1002
+    assert "more than 1001 items" in refused(long)
+    crowd = deepcopy(one)
+    crowd["claims"] *= 65
+    assert refused(crowd) == "facts.claims: more than 64 items"
+    said = deepcopy(one)
+    said["result"]["remarks"] = [""] * 10_001
+    assert "more than 10000 items" in refused(said)
+    # What no list's length forbids ends as soon as the page is full.
+    drawn: list[str] = []
+    monkeypatch.setattr(figures, "curve", lambda *given, **_: drawn.append(given[3]) or "x" * (PAGE_LIMIT // 4))
+    verdicts[:] = few * 32
+    many["result"]["claims"][0]["verdicts"] = few * 32
+    assert refused(many) == f"the certificate would be over {PAGE_LIMIT} bytes"
+    assert len(drawn) == 5, "nothing is drawn for which there is no room"
 
 
 def test_a_check_passes_only_where_the_facts_say_that_it_held(one: Facts, two: Facts) -> None:
@@ -207,10 +276,10 @@ def test_a_check_passes_only_where_the_facts_say_that_it_held(one: Facts, two: F
 
 
 def test_a_time_that_no_clock_shows_is_printed_and_not_drawn(two: Facts) -> None:
-    for time, said in ((-1, "1970-01-01 00:00 UTC"), (2**53 - 1, "s after 1970 UTC")):
+    for when, said in ((-1, "1970-01-01 00:00 UTC"), (2**53 - 1, "s after 1970 UTC")):
         facts = deepcopy(two)
         for span in facts["claims"][0]["times"]["intervals"]:
-            span["not_after"]["time"] = time
+            span["not_after"]["time"] = when
         assert said in page_of(facts)
 
 
