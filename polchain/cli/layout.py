@@ -66,7 +66,13 @@ def wrapped(text: str, indent: str = "", rest: str = "", *, stream: TextIO | Non
 
 def _pieces(word: str, room: int) -> Iterable[str]:
     """A word, broken after slashes and colons where it is longer than a line."""
-    while columns_of(word) > room and (end := max(word.rfind(mark, 0, room) for mark in "/:") + 1):
+    while columns_of(word) > room:
+        fits = room
+        while columns_of(word[:fits]) > room:  # wide characters
+            fits -= 1
+        end = max(word.rfind(mark, 0, fits) for mark in "/:") + 1
+        if not end:
+            break
         yield word[:end]
         word = word[end:]
     yield word
