@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt
 demo: setup ## train, prove, verify; see three lies refused, and a thief lose (under two minutes)
 	@$(BIN)/polchain demo
 
-test: setup ## lint, types, layers and all tests (under 12 minutes on two cores)
+test: setup ## lint, types, layers and all tests (under 15 minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict polchain
