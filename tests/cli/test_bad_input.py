@@ -141,3 +141,10 @@ def test_a_database_beside_a_claims_listing_is_not_opened(
         done = call(*words)
         assert done.code == 1
         assert "'ledger.db' is in the claim's folder, but claim.json does not list it" in done.err
+
+
+def test_what_verify_would_have_to_guess_is_a_usage_error(claim: Path, tmp_path: Path, call: Call) -> None:
+    done = call("verify", claim, "--recipe", tmp_path / "one.py", "--recipe", tmp_path / "other.py")
+    assert (done.code, "--recipe names one copy" in done.err, "--trust-recipe" in done.err) == (2, True, True)
+    done = call("verify", claim, "--data", tmp_path / "nowhere")
+    assert (done.code, "no folder at" in done.err) == (4, True)

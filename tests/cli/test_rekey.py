@@ -13,6 +13,7 @@ from polchain.prover.export import export
 from polchain.storage.ledger import Ledger
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
+from polchain.verifier.verdict import judge_unreplayed
 from tests.claims import entries_of, write_log
 from tests.cli.conftest import Done
 from tests.runs import make_key, make_run
@@ -51,6 +52,8 @@ def test_a_rotated_key_signs_from_then_on(tmp_path: Path, call: Call, keys: dict
     intact = check_integrity(Claim.read(tmp_path / "claim"), pinned)
     assert [str(change.key) for change in intact.key_changes] == [str(keys["second"].public)]
     assert call("verify", tmp_path / "claim", "--integrity-only").code == 0
+    verdict = judge_unreplayed(intact, pinned, ["a foreign run"], vouched=False)
+    assert f"the log rotates its key to {keys['second'].public}" in verdict.remarks
     with pytest.raises(KeyMismatchError):
         check_integrity(Claim.read(tmp_path / "claim"), Policy(keys=frozenset({keys["second"].public})))
     (tmp_path / "claim" / "heads" / "5.note").unlink()
