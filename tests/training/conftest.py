@@ -21,6 +21,7 @@ from polchain.training.dataset import MapDataset
 from polchain.training.randomness import BatchOrder
 from polchain.training.session import Options, Session, Stretch, configure
 from polchain.training.snapshot import take
+from polchain.training.state import TrainingState
 
 SEED = bytes(range(32))
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,8 +62,8 @@ class MemoryHost:
     def sample(self, index: int, encoding: bytes) -> None:
         self.samples.append((index, encoding))
 
-    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
-        self.checkpoints[step], self.losses[step] = snapshot, loss
+    def checkpoint(self, step: int, state: TrainingState, loss: float | None) -> None:
+        self.checkpoints[step], self.losses[step] = take(state), loss
 
     def finished(self) -> None:
         self.ended = True
