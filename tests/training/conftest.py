@@ -99,11 +99,15 @@ class Done:
         return lines[-1] if lines else ""
 
 
-# Runs scripts as Python would, each in a fork of a process that has imported torch already: that takes most of a
-# script's time.
+# Runs scripts as Python would, each in a fork of a process that has imported torch and built an optimizer already: that
+# takes most of a script's time.
 WARM = """
 import json, os, runpy, sys, traceback
 import torch, torch.optim, polchain.prover.recorder
+parameter = torch.nn.Parameter(torch.zeros(1))
+optimizer = torch.optim.SGD([parameter], 0.1)
+parameter.grad = torch.zeros(1)
+optimizer.step()
 for line in sys.stdin:
     job = json.loads(line)
     pid = os.fork()
