@@ -1,6 +1,8 @@
 """The recorder: what a prover's session does with its seed, its state and its checkpoints.
 
-    snapshot -> hash -> store (durable) -> append (durable, signed) -> acknowledged
+    copy | -> hash -> store (durable) -> append (durable, signed) -> acknowledged
+
+All but the copy is done behind the training, by a `Scribe`.
 
 A run that exists is resumed: the last state that was kept is put back, and every entry after it must come out the same.
 """
@@ -18,15 +20,11 @@ from typing import Any, NoReturn
 
 from polchain.core.entries import (
     CheckpointEntry,
-    Final,
     Start,
-    chain_base,
-    encode_entry,
-    extend_chain,
     parse_entry,
 )
 from polchain.core.genesis import Genesis, RecipeRef
-from polchain.core.manifest import Snapshot, check_manifest
+from polchain.core.manifest import check_manifest
 from polchain.core.task import departures
 from polchain.errors import (
     CheckpointMissingError,
@@ -38,6 +36,7 @@ from polchain.errors import (
 )
 from polchain.prover.launch import Launch
 from polchain.prover.privacy import choose_secret, keep_secret, kept_secret
+from polchain.prover.scribe import Scribe
 from polchain.prover.seed import draw, make_start, seed_of
 from polchain.prover.selfcheck import SelfCheck
 from polchain.prover.settings import RunSettings
@@ -45,12 +44,12 @@ from polchain.storage.checkpoints import CheckpointStore, write_durably
 from polchain.storage.keyfile import PassphraseSource, read_key
 from polchain.storage.ledger import DATABASE, Ledger
 from polchain.training.dataset import Commitment, MapDataset, data_dir
-from polchain.training.distance import update_size
 from polchain.training.fingerprint import differences, fingerprint
 from polchain.training.program import find_program
-from polchain.training.randomness import BatchOrder, batch_digest
+from polchain.training.randomness import BatchOrder
 from polchain.training.session import Options, Session, Stretch
-from polchain.training.snapshot import take
+from polchain.training.snapshot import borrow
+from polchain.training.state import TrainingState
 
 __all__ = ["Recorder"]
 
@@ -67,8 +66,8 @@ class Recorder:
         self.launch = launch or Launch()
         self.store = CheckpointStore(self.folder)
         self.ledger: Ledger | None = None
-        self._pending: list[CheckpointEntry] = []
         self._check: SelfCheck | None = None
+        self._scribe: Scribe | None = None
 
     def begin(self, options: Options) -> tuple[bytes, MapDataset]:
         """Start or find the run: its genesis must be the one that this script would write."""
@@ -110,7 +109,9 @@ class Recorder:
         if self.launch.stop_at_genesis:
             self._stop()
         self.seed = seed_of(self.ledger, own=self.launch.own_seed)
-        self.order = BatchOrder(self.seed, len(dataset), options.configuration.batch_size)
+        self.order, self._order_behind = (
+            BatchOrder(self.seed, len(dataset), options.configuration.batch_size) for _ in range(2)
+        )
         return self.seed, dataset
 
     def attached(self, session: Session) -> Stretch:
@@ -130,28 +131,31 @@ class Recorder:
             )
         self._check = SelfCheck(self.program, start.fingerprint, data_dir(), self.seed, self.ledger)
         committed = [e for e in log_entries if isinstance(e, CheckpointEntry)]
+        scribe = Scribe(self.ledger, self.store, self._order_behind, self._check, self._show_progress)
+        first = self._put_back(session, committed, scribe) if committed else 0
+        self._scribe = scribe
+        scribe.start()
         if not committed:
-            snapshot = take(session.state)
-            self.store.put(snapshot)
-            self._number = 0
-            self._tail = self._entry(0, snapshot, None, None, chain_base(self.ledger.genesis))
-            self.ledger.append(self._tail)
-            self._last = snapshot
-            self._show_progress(0)
-            return Stretch(0, steps)
+            self.checkpoint(0, session.state, None)
+            scribe.line.drain()
+        return Stretch(first, max(steps, first))
+
+    def _put_back(self, session: Session, committed: Sequence[CheckpointEntry], scribe: Scribe) -> int:
+        """Go on from the last state that was kept; returns its step."""
+        assert self._check is not None
         at = self._last_kept(committed)
+        step = committed[at].step
         snapshot = self.store.get(committed[at].state)
-        session.rewind(snapshot, committed[at].step)
-        check_manifest(take(session.state).manifest, committed[at].roots)
-        self._number, self._tail, self._pending = at, committed[at], committed[at + 1 :]
-        self._last = snapshot
-        if committed[at].step >= steps:
-            log.info("already finished: %d of %d steps", committed[at].step, steps)
+        session.rewind(snapshot, step)
+        check_manifest(borrow(session.state).snapshot().manifest, committed[at].roots)
+        scribe.go_on(committed, at, snapshot)
+        if step >= session.configuration.steps:
+            log.info("already finished: %d of %d steps", step, session.configuration.steps)
         else:
-            log.info("resuming at step %d", committed[at].step)
+            log.info("resuming at step %d", step)
         self._check.catch_up(committed, self.store, self.order)
-        self._show_progress(committed[at].step)
-        return Stretch(committed[at].step, max(steps, committed[at].step))
+        self._show_progress(step)
+        return step
 
     def indices(self, step: int) -> Sequence[int]:
         """The dataset indices of a step."""
@@ -160,62 +164,40 @@ class Recorder:
     def sample(self, index: int, encoding: bytes) -> None:
         """Samples are not kept."""
 
-    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
-        """Keep the state, then append its entry; entries that exist must come out the same."""
-        self._record(step, snapshot, loss)
-        self._show_progress(step)
+    def checkpoint(self, step: int, state: TrainingState, loss: float | None) -> None:
+        """Copy the state; the rest follows behind. What has failed there since is raised here.
 
-    def _record(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
-        assert self.ledger is not None
-        before = self._tail
-        entry = self._entry(step, snapshot, before, loss, before.chain.value)
-        if self._pending:
-            expected = self._pending.pop(0)
-            if encode_entry(entry) != encode_entry(expected):
-                raise NotReproducedError(
-                    f"training again from the last kept state does not give the entry of step {step} that was signed",
-                    hint="restore the missing checkpoints; or end this run here and start a new one",
-                )
-            self.store.put(snapshot)
-        else:
-            self.store.put(snapshot)
-            self.ledger.append(entry)
-        self._number += 1
-        if self._check is not None:
-            self._check.segment(self._number, before, entry, self._last, snapshot, self.order)
-        self._tail, self._last = entry, snapshot
+        Raises:
+            PolchainError: a part of the state cannot be recorded; or what failed behind.
+        """
+        assert self._scribe is not None
+        self._scribe.copy(step, state, loss)
 
     def finished(self) -> None:
         """Append the final entry, once."""
-        assert self.ledger is not None
-        last = self.ledger.entry(self.ledger.size - 1)
-        if isinstance(last, CheckpointEntry):
-            self.ledger.append(Final(self.ledger.root, last.step, last.roots, last.chain))
+        assert self._scribe is not None
+        self._scribe.finish()
 
     def close(self, failed: bool) -> None:
-        """Give the ledger back."""
-        if self._check is not None:
-            self._check.close()
-        if self.ledger is not None:
-            self.ledger.close()
+        """Record what was copied, and give the ledger back.
 
-    def _entry(
-        self, step: int, snapshot: Snapshot, before: CheckpointEntry | None, loss: float | None, chain: bytes
-    ) -> CheckpointEntry:
-        assert self.ledger is not None
-        prev = self._pending[0].prev if self._pending else self.ledger.root
-        roots = snapshot.manifest.roots()
-        state = snapshot.manifest.state()
-        first = before.step if before is not None else 0
-        return CheckpointEntry(
-            prev=prev,
-            step=step,
-            roots=roots,
-            chain=extend_chain(chain, state),
-            batches=batch_digest(list(self.order.batches(first, step))),
-            update=update_size(self._last, snapshot) if before is not None else None,
-            loss=loss,
-        )
+        After a failure nothing that was copied is lost; a self-check is broken off, and made up for by whoever resumes.
+
+        Raises:
+            PolchainError: what failed behind, where nothing was raised yet.
+        """
+        if self._scribe is not None and not self._scribe.line.here:
+            return  # all of it belongs to the process that this one was forked from
+        try:
+            if self._scribe is not None:
+                self._scribe.close(failed)
+        finally:
+            # Where this was interrupted while it waited, the thread may still be writing: it ends with the process.
+            if self._scribe is None or self._scribe.line.ended:
+                if self._check is not None:
+                    self._check.close()
+                if self.ledger is not None:
+                    self.ledger.close()
 
     def _last_kept(self, committed: Sequence[CheckpointEntry]) -> int:
         for index in range(len(committed) - 1, -1, -1):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from polchain.core import merkle
 from polchain.core.entries import Start, encode_entry, leaf_data, parse_entry
-from polchain.core.manifest import Snapshot
 from polchain.errors import AnchorUnavailableError, UsageError
 from polchain.prover.anchored import AnchorBook
 from polchain.storage.ledger import DATABASE, Ledger
 from polchain.training.dataset import MapDataset
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.training.session import Options, Session, Stretch
+from polchain.training.state import TrainingState
 
 __all__ = ["SeedOnly", "draw", "make_start", "seed_of"]
 
@@ -115,7 +115,7 @@ class SeedOnly:
     def sample(self, index: int, encoding: bytes) -> None:
         """Samples are not kept."""
 
-    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
+    def checkpoint(self, step: int, state: TrainingState, loss: float | None) -> None:
         """Nothing is written."""
 
     def finished(self) -> None:

@@ -6,6 +6,8 @@
     after segment 2              it is replayed: what crossed the joint without being attached shows here
     after 4, 8, 16, ... and last what only changes later on (an unfrozen layer, a mode) shows here
 
+They are replayed behind the training, before anything later is recorded.
+
 Whatever does not reproduce would be INCONCLUSIVE or worse in front of a verifier: better to stop at step 20. A failure
 is kept in the ledger, and an interrupted check is made up for, so that typing the command again forgets nothing.
 """
@@ -54,6 +56,7 @@ class SelfCheck:
         self.ledger = ledger
         self.checked = int(ledger.note(CHECKED) or "0")
         self.worker: Worker | None = None
+        self._stopped = False
         self.program, self.setting, self.data = program, setting_of(fingerprint), data
 
     def catch_up(self, entries: Sequence[CheckpointEntry], store: CheckpointStore, order: BatchOrder) -> None:
@@ -63,7 +66,7 @@ class SelfCheck:
             NotReproducedError: as `segment`.
         """
         for number, (before, after) in enumerate(pairwise(entries), start=1):
-            if self._due(number, after) and store.has(before.state) and store.has(after.state):
+            if self.due(number, after) and store.has(before.state) and store.has(after.state):
                 self.segment(number, before, after, store.get(before.state), store.get(after.state), order)
 
     def segment(
@@ -80,7 +83,7 @@ class SelfCheck:
         Raises:
             NotReproducedError: it does not replay; the state group and the tensor are named.
         """
-        if not self._due(number, after):
+        if self._stopped or not self.due(number, after):
             return
         try:
             self._check(number, before, after, opening, closing, list(order.batches(before.step, after.step)))
@@ -88,6 +91,8 @@ class SelfCheck:
             self.ledger.set_note(FAILED, str(error))
             raise
         except WorkerError:
+            if self._stopped:
+                return  # made up for when the run is resumed
             raise  # says nothing about the recipe
         except PolchainError as error:
             raise NotReproducedError(
@@ -105,7 +110,14 @@ class SelfCheck:
             self.worker.close()
             self.worker = None
 
-    def _due(self, number: int, after: CheckpointEntry) -> bool:
+    def stop(self) -> None:
+        """From another thread: the run is being left; the check under way is broken off, and no other begun."""
+        self._stopped = True
+        if self.worker is not None:
+            self.worker.interrupt()
+
+    def due(self, number: int, after: CheckpointEntry) -> bool:
+        """Whether segment `number` (from 1) is one that is checked, and was not yet."""
         configuration = self.ledger.genesis.configuration
         last = configuration is not None and after.step == configuration.steps
         return number > self.checked and (last or number & (number - 1) == 0)
@@ -121,6 +133,8 @@ class SelfCheck:
     ) -> None:
         if self.worker is None:
             self.worker = Worker(self.program, self.setting, self.data)
+            if self._stopped:
+                self.worker.interrupt()
         if number == 1:
             built, _ = self.worker.initial(self.seed)
             if built.manifest.roots() != before.roots:

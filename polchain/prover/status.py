@@ -13,6 +13,7 @@ from polchain.core.entries import CheckpointEntry, Entry, Final, Start, parse_en
 from polchain.core.note import PublicKey
 from polchain.errors import EvidenceError
 from polchain.prover.anchored import AnchorBook, Kept, Trouble
+from polchain.prover.pipeline import HELD, Held
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import HEAD, Ledger
 
@@ -80,6 +81,7 @@ class Status:
         seed_source: prover, beacon or task; None where no step was recorded yet.
         beacon: the chain that the seed is to come from; None where the genesis names none.
         anchors: which heads were anchored.
+        held: how long the training had to wait for the recording behind it.
         missing: what is not there that should be, as short sentences.
     """
 
@@ -100,6 +102,7 @@ class Status:
     seed_source: str | None
     beacon: int | None
     anchors: Anchored
+    held: Held
     missing: tuple[str, ...]
 
     @property
@@ -126,6 +129,7 @@ class Status:
             "seed_source": self.seed_source,
             "beacon": self.beacon,
             "anchors": self.anchors.to_json(),
+            "held": asdict(self.held),
             "missing": list(self.missing),
         }
 
@@ -151,7 +155,7 @@ def describe(run: Path) -> Status:
         entries = [parse_entry(data) for data, _ in zip(ledger.entries(), range(ledger.size), strict=False)]
         genesis, note = ledger.genesis, ledger.head()
         checked, failed = ledger.note(CHECKED) or "", ledger.note(FAILED)
-        root = ledger.root
+        root, held = ledger.root, Held.parse(ledger.note(HELD))
     states = [entry for entry in entries if isinstance(entry, CheckpointEntry)]
     start = next((entry for entry in entries if isinstance(entry, Start)), None)
     store = CheckpointStore(run)
@@ -188,6 +192,7 @@ def describe(run: Path) -> Status:
         seed_source=start.source if start is not None else None,
         beacon=genesis.beacon,
         anchors=anchors,
+        held=held,
         missing=tuple(missing),
     )
 

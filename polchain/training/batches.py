@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from polchain.training.aside import one_thread
 from polchain.training.dataset import MapDataset, encode_sample
 from polchain.training.randomness import derive_key, generator, seed_everything
 
@@ -55,7 +55,7 @@ def iterate(maker: BatchMaker, plans: Iterable[Plan], workers: int) -> Iterator[
     """The batches of these steps, in order, made here (0) or by that many worker processes."""
     if workers == 0:
         for plan in plans:
-            with _one_thread():
+            with one_thread():
                 batch = maker[plan]
             yield batch
         return
@@ -74,13 +74,3 @@ def iterate(maker: BatchMaker, plans: Iterable[Plan], workers: int) -> Iterator[
 def _as_it_is(batch: Any) -> Any:
     """What the loader does to a batch; its own default would make tensors of numpy arrays."""
     return batch
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

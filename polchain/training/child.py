@@ -46,7 +46,8 @@ from polchain.training.fingerprint import fingerprint
 from polchain.training.held import HeldDataset
 from polchain.training.program import find_program
 from polchain.training.session import Options, Session, Stretch
-from polchain.training.snapshot import take
+from polchain.training.snapshot import borrow
+from polchain.training.state import TrainingState
 from polchain.training.wire import Message, receive, send, snapshot_of, state_message
 
 __all__ = ["current_host", "main"]
@@ -119,11 +120,11 @@ class ChildHost:
     def attached(self, session: Session) -> Stretch:
         here: dict[str, JSON] = dict(fingerprint(session.state.device().type, session.configuration.precision))
         if self.mode == "initial":
-            send(self.stream, state_message("initial", take(session.state), {"fingerprint": here}))
+            send(self.stream, state_message("initial", borrow(session.state).unhashed(), {"fingerprint": here}))
             self.end()
         rows, buffers = snapshot_of(self.job, skip=2 if self.held else 1)
         session.rewind(Snapshot(rows, buffers), self.first)
-        opening = take(session.state).manifest
+        opening = borrow(session.state).snapshot().manifest
         send(self.stream, Message("opening", {"fingerprint": here}, [opening.encode()]))
         if self.first == self.last:
             self.end()
@@ -136,13 +137,13 @@ class ChildHost:
     def sample(self, index: int, encoding: bytes) -> None:
         self.encodings.append(encoding)
 
-    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
+    def checkpoint(self, step: int, state: TrainingState, loss: float | None) -> None:
         send(self.stream, Message("samples", {}, self.encodings))
         self.encodings = []
         body: dict[str, JSON] = {"step": step}
         if loss is not None:
             body["loss"] = loss.hex()
-        send(self.stream, state_message("closing", snapshot, body))
+        send(self.stream, state_message("closing", borrow(state).unhashed(), body))
         if step >= self.last or (step == self.shown and not self._goes_on()):
             self.end()
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from polchain.core.entries import Update
@@ -28,6 +29,11 @@ __all__ = [
     "update_gap",
     "update_size",
 ]
+
+# torch's at::internal::GRAIN_SIZE: a sum of fewer elements is never shared out among threads.
+GRAIN = 32768
+# Elements that are converted and compared at a time.
+BLOCK = 1 << 20
 
 FLOATING = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 
@@ -76,10 +82,65 @@ def cosine_distance(a: Snapshot, b: Snapshot) -> float:
     return 1.0 - dot / norm if norm > 0 else (0.0 if left_squares == right_squares else 1.0)
 
 
-def update_size(before: Snapshot, after: Snapshot) -> Update:
-    """How far the parameters went between two states."""
-    gap = distance(before, after)
-    return Update(gap.l2, gap.linf)
+def update_size(before: Snapshot, after: Snapshot, threads: int | None = None) -> Update:
+    """How far the parameters went between two states; infinite where their rows do not match or one is not finite.
+
+    A large sum is rounded as torch's threads share it out, and the size of an update is in a signed entry. So a thread
+    that has torch to itself alone (`aside`) sums piece by piece what that many threads would have shared.
+
+    Args:
+        before, after: the states.
+        threads: how many of torch's; None for as many as this thread has. It has that many, or one.
+    """
+    own = torch.get_num_threads()
+    threads = threads or own
+    assert own in (1, threads), "a sum that is shared out twice has another last bit"
+    squares = linf = 0.0
+    for left, right in _rows(before, after, is_parameter):
+        if left is None or right is None:
+            return Update(math.inf, math.inf)
+        a, b = _flat(before, left), _flat(after, right)
+        if left.digest == right.digest:
+            # Equal bytes are no distance apart, unless they are no numbers.
+            if not all(bool(torch.isfinite(piece.to(torch.float64)).all()) for piece in a.split(BLOCK)):
+                return Update(math.inf, math.inf)
+            continue
+        total, largest = _moved(a, b, threads, 1 if own == threads else threads)
+        if not math.isfinite(largest):
+            return Update(math.inf, math.inf)
+        squares += total
+        linf = max(linf, largest)
+    return Update(math.sqrt(squares), linf)
+
+
+def _moved(a: torch.Tensor, b: torch.Tensor, threads: int, most: int) -> tuple[float, float]:
+    """The sum of squares of b - a in float64, and the largest element; a and b are flat. In `most` pieces at most.
+
+    How torch shares a sum out: of up to GRAIN elements one thread takes all; of more, each takes an equal piece of at
+    least GRAIN, and the sums of the pieces are summed, with a 0 for each thread that had none.
+    """
+    count = a.numel()
+    pieces = min(most, -(-count // GRAIN))
+    length = -(-count // pieces)
+    sums, largest = torch.zeros(threads, dtype=torch.float64), 0.0
+    for number, start in enumerate(range(0, count, length)):
+        end = min(start + length, count)
+        # numpy's, because torch fills fresh memory where algorithms are to be deterministic.
+        gap = torch.from_numpy(np.empty(end - start, dtype=np.float64))
+        for at in range(start, end, BLOCK):
+            part = gap[at - start : min(at + BLOCK, end) - start]
+            part.copy_(a[at : at + len(part)]).sub_(b[at : at + len(part)].to(torch.float64)).abs_()
+            top = float(part.max())
+            if not math.isfinite(top):
+                return math.inf, math.inf
+            largest = max(largest, top)
+            part.square_()
+        sums[number] = gap.sum()
+    return float(sums.sum()) if pieces > 1 else float(sums[0]), largest
+
+
+def _flat(state: Snapshot, row: TensorRow) -> torch.Tensor:
+    return tensor_from(state.buffers[row.name], row.dtype, row.shape).reshape(-1)
 
 
 def update_gap(first: tuple[Snapshot, Snapshot], second: tuple[Snapshot, Snapshot]) -> float:
@@ -152,9 +213,10 @@ def _load(state: Snapshot, row: TensorRow) -> torch.Tensor:
     return tensor_from(state.buffers[row.name], row.dtype, row.shape).to(torch.float64)
 
 
-def _pairs(
+def _rows(
     a: Snapshot, b: Snapshot, which: Callable[[TensorRow], bool]
-) -> Iterable[tuple[torch.Tensor | None, torch.Tensor | None]]:
+) -> Iterable[tuple[TensorRow | None, TensorRow | None]]:
+    """The rows of both, in pairs; a pair of None where they do not match."""
     left = {row.name: row for row in a.manifest.tensors() if which(row)}
     right = {row.name: row for row in b.manifest.tensors() if which(row)}
     if left.keys() != right.keys():
@@ -165,7 +227,16 @@ def _pairs(
         if (row.dtype, row.shape) != (other.dtype, other.shape):
             yield None, None
             return
-        if row.digest != other.digest or a is b:
+        yield row, other
+
+
+def _pairs(
+    a: Snapshot, b: Snapshot, which: Callable[[TensorRow], bool]
+) -> Iterable[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    for row, other in _rows(a, b, which):
+        if row is None or other is None:
+            yield None, None
+        elif row.digest != other.digest or a is b:
             yield _load(a, row), _load(b, other)
         else:
             # Equal bytes have distance 0; the cosine still needs their length.

@@ -4,7 +4,7 @@ A session does the same whoever runs it; what differs is its host, which says wh
 are run, and where a checkpoint goes:
 
     host                   begin              attached                       checkpoint
-    prover's recorder      the run's seed     restore, or record step 0      hash, store, append, sign
+    prover's recorder      the run's seed     restore, or record step 0      copy; the rest follows behind
     enabled=False          the run's seed     nothing                        nothing
     a verifier's child     the claim's seed   restore the opening rows       send the closing rows, end
 """
@@ -32,7 +32,6 @@ from polchain.training.batches import Augment, BatchMaker, Collate, iterate
 from polchain.training.dataset import MapDataset
 from polchain.training.fingerprint import CUBLAS_WORKSPACE
 from polchain.training.randomness import derive_key, seed_everything
-from polchain.training.snapshot import take
 from polchain.training.state import TrainingState
 
 __all__ = ["Host", "Options", "Session", "Stretch"]
@@ -111,8 +110,9 @@ class Host(Protocol):
     def witnesses(self) -> bool:
         """Whether `sample` wants to be called."""
 
-    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
-        """The state after `step` steps, a checkpoint or the one to show. May not return."""
+    def checkpoint(self, step: int, state: TrainingState, loss: float | None) -> None:
+        """The state after `step` steps, a checkpoint or the one to show: its objects, which are trained on as soon as
+        this returns. May not return."""
 
     def finished(self) -> None:
         """All steps were run."""
@@ -196,7 +196,7 @@ class Session:
         state = TrainingState(model, _by_name(optimizer), _by_name(scheduler), others)
         state.check()
         self._state = state
-        self._settings = self._setting_rows()
+        self._settings = state.settings()
         for name, each in state.optimizers.items():
             self._stepped[name] = 0
             each.register_step_post_hook(self._count(name))
@@ -250,10 +250,10 @@ class Session:
             self._after_step(state, first=step == stretch.first)
             if step + 1 == goal:
                 self._before_checkpoint(state)
-                self.host.checkpoint(goal, take(state), self._mean_loss())
+                self.host.checkpoint(goal, state, self._mean_loss())
                 goal = min(self._next_checkpoint(goal), stretch.last)
             elif step + 1 == stretch.shown:
-                self.host.checkpoint(step + 1, take(state), None)
+                self.host.checkpoint(step + 1, state, None)
         self.host.finished()
 
     def log(self, *, loss: torch.Tensor | float) -> None:
@@ -313,10 +313,6 @@ class Session:
 
         return hook
 
-    def _setting_rows(self) -> dict[str, Any]:
-        scalars = self.state.capture().scalars
-        return {name: value for name, value in scalars.items() if name.startswith("schedule/settings/")}
-
     def _after_step(self, state: TrainingState, *, first: bool) -> None:
         for name, count in self._stepped.items():
             what = f"optimizer {name}" if name else "the optimizer"
@@ -353,7 +349,7 @@ class Session:
     def _check_settings(self, state: TrainingState) -> None:
         if state.schedulers:
             return
-        now = self._setting_rows()
+        now = state.settings()
         changed = sorted(
             name for name in now.keys() | self._settings.keys() if now.get(name) != self._settings.get(name)
         )

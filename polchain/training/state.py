@@ -28,6 +28,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from polchain.core.digest import Digest
 from polchain.core.manifest import (
     MAX_INT,
     MAX_NAME,
@@ -42,7 +43,7 @@ from polchain.core.manifest import (
 )
 from polchain.errors import ManifestError, RecipeError
 
-__all__ = ["Captured", "TrainingState", "dtype_name", "plain_name", "tensor_bytes", "tensor_from"]
+__all__ = ["Captured", "Outline", "TrainingState", "dtype_name", "plain_name", "tensor_bytes", "tensor_from"]
 
 DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8",
@@ -102,6 +103,30 @@ def tensor_from(data: memoryview | bytearray, dtype: str, shape: tuple[int, ...]
         raise ManifestError(f"{len(data)} bytes are not a {dtype} tensor of shape {list(shape)}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A training state without its bytes, by value.
+
+    Attributes:
+        tensors: role, dtype and shape by name.
+        aliases: the names that share another's tensor.
+        scalars: the rest.
+    """
+
+    tensors: Mapping[str, tuple[str, str, tuple[int, ...]]]
+    aliases: Mapping[str, str]
+    scalars: Mapping[str, Scalar]
+
+    def rows(self, digests: Mapping[str, Digest]) -> Manifest:
+        """The manifest, given the digest of each tensor."""
+        rows: list[Row] = [
+            TensorRow(name, role, dtype, shape, digests[name]) for name, (role, dtype, shape) in self.tensors.items()
+        ]
+        rows += [AliasRow(name, target) for name, target in self.aliases.items()]
+        rows += [ScalarRow(name, value) for name, value in self.scalars.items()]
+        return Manifest.of(rows)
+
+
 @dataclass(slots=True)
 class Captured:
     """A training state by reference: live tensors, who shares them, and scalars."""
@@ -158,15 +183,14 @@ class Captured:
         if len(name) > MAX_NAME or not name.isprintable():
             raise RecipeError(f"the name {name[:80]!r} is too long or does not print")
 
-    def rows(self, digests: Mapping[str, Any]) -> Manifest:
+    def outline(self) -> Outline:
+        """The same by value, but for the bytes."""
+        tensors = {name: (role, DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, (role, t) in self.tensors.items()}
+        return Outline(tensors, self.aliases, self.scalars)
+
+    def rows(self, digests: Mapping[str, Digest]) -> Manifest:
         """The manifest, given the digest of each tensor."""
-        rows: list[Row] = [
-            TensorRow(name, role, DTYPE_NAMES[t.dtype], tuple(t.shape), digests[name])
-            for name, (role, t) in self.tensors.items()
-        ]
-        rows += [AliasRow(name, target) for name, target in self.aliases.items()]
-        rows += [ScalarRow(name, value) for name, value in self.scalars.items()]
-        return Manifest.of(rows)
+        return self.outline().rows(digests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +272,17 @@ class TrainingState:
                 captured, f"schedule/scheduler/{key}" if key else "schedule/scheduler", scheduler.state_dict()
             )
         return captured
+
+    def settings(self) -> dict[str, Scalar]:
+        """The rows of the optimizers' settings alone.
+
+        Raises:
+            RecipeError: as `capture`.
+        """
+        captured = Captured()
+        for key, optimizer in self.optimizers.items():
+            _capture_settings(captured, f"{key}/" if key else "", optimizer)
+        return captured.scalars
 
     def restore(self, snapshot: Snapshot) -> None:
         """Copy a snapshot's model, optimizer and extra rows into the objects; `schedule/` rows are not read.
@@ -359,7 +394,7 @@ def _tensor(snapshot: Snapshot, name: str, like: torch.Tensor) -> torch.Tensor:
 
 def _capture_optimizer(captured: Captured, key: str, optimizer: Optimizer, names: Mapping[int, str]) -> None:
     parameters = set()
-    for index, group in enumerate(optimizer.param_groups):
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
             if id(parameter) not in names:
                 raise RecipeError(
@@ -376,12 +411,17 @@ def _capture_optimizer(captured: Captured, key: str, optimizer: Optimizer, names
                     captured.add(row, "state", value)
                 else:
                     captured.scalar(row, value)
-        for setting, value in group.items():
-            if setting not in ("params", "param_names"):
-                _capture_tree(captured, f"schedule/settings/{key}{index}/{setting}", value)
+    _capture_settings(captured, key, optimizer)
     for owner in optimizer.state:
         if owner not in parameters:
             raise RecipeError(f"{type(optimizer).__name__} keeps state that belongs to no parameter")
+
+
+def _capture_settings(captured: Captured, key: str, optimizer: Optimizer) -> None:
+    for index, group in enumerate(optimizer.param_groups):
+        for setting, value in group.items():
+            if setting not in ("params", "param_names"):
+                _capture_tree(captured, f"schedule/settings/{key}{index}/{setting}", value)
 
 
 def _restore_optimizer(snapshot: Snapshot, key: str, optimizer: Optimizer, names: Mapping[int, str]) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +80,11 @@ def test_a_claim_of_it_exports_and_fsck_is_clean(unbroken: tuple[Path, Done, Don
     assert call("init", run, "--recipe", __file__).code == 2
 
 
+def size(run: Path) -> int:
+    with Ledger(run) as ledger:
+        return ledger.size
+
+
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_stopped_run_goes_on(how: int, code: int, tmp_path: Path, start: Call, script: Path, keys: Path) -> None:
     words = command(["train", tmp_path / "run", "--recipe", script, "--key-file", keys / "key", "--", "8", "-"])
@@ -89,6 +95,10 @@ def test_a_stopped_run_goes_on(how: int, code: int, tmp_path: Path, start: Call,
     for line in process.stderr:
         if line == "waiting\n":
             break
+    deadline = time.monotonic() + 30
+    while how == signal.SIGKILL and size(tmp_path / "run") < 5:  # what was interrupted is recorded, what is killed not
+        assert time.monotonic() < deadline, "step 4 is never recorded"
+        time.sleep(0.02)
     process.send_signal(how)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code, err

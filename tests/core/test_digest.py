@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polchain.core.digest import TAGS, Digest, blake3, blake3_keyed, sha256, tag
+from polchain.core.digest import TAGS, Digest, blake3, blake3_each, blake3_keyed, sha256, tag
 from polchain.errors import FormatError, UsageError
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "digest.json").read_text())
@@ -39,6 +39,18 @@ def test_several_buffers_are_hashed_as_one(parts: list[bytes]) -> None:
     whole = b"".join(parts)
     assert blake3(*parts) == blake3(whole)
     assert sha256(*parts) == sha256(whole) == Digest("sha256", hashlib.sha256(whole).digest())
+
+
+@given(st.lists(st.binary(max_size=200)))
+def test_many_buffers_are_hashed_each_by_itself(parts: list[bytes]) -> None:
+    views = [np.frombuffer(part, dtype=np.uint8).data for part in parts]
+    assert blake3_each(parts) == blake3_each(views) == [blake3(part) for part in parts]
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_one_of_many_that_has_gaps_is_refused(count: int) -> None:
+    with pytest.raises(UsageError):
+        blake3_each([b"x", memoryview(bytes(2 * count))[::2]])
 
 
 def test_threads_do_not_change_a_digest() -> None:

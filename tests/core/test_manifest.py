@@ -242,3 +242,23 @@ def test_the_top_of_a_manifest_is_strict() -> None:
             decode(SCALAR, **top)
     with pytest.raises(FormatError, match="limit"):
         Manifest.decode(Manifest((ScalarRow("extra/x", 3),)).encode(), limit=50)
+
+
+@pytest.mark.parametrize(
+    "name", ["model/fc.weight", 'model/"quoted"', "model/back\\slash", "model/größe", "model/日本"]
+)
+def test_a_row_written_straight_is_canonical(name: str) -> None:
+    for shape in ((), (0,), (3, 4)):
+        row = TensorRow(name, "parameter", "F32", shape, blake3(b"x"))
+        assert row.encode() == encode(row.to_json())
+        manifest = Manifest.of([row, ScalarRow("schedule/lr", 0.1)])
+        rows = [each.to_json() for each in manifest.rows]
+        assert manifest.encode() == encode({"format": "polchain-manifest/v1", "rows": rows})
+        assert Manifest.decode(manifest.encode()) == manifest
+
+
+def test_roots_that_were_asked_for_cannot_be_changed() -> None:
+    manifest = Manifest.of([ScalarRow("schedule/lr", 0.1)])
+    first = manifest.roots()
+    manifest.roots()["model"] = first["schedule"]
+    assert manifest.roots() == first

@@ -21,6 +21,7 @@ from polchain.training.dataset import MapDataset
 from polchain.training.randomness import BatchOrder
 from polchain.training.session import Options, Session, Stretch, configure
 from polchain.training.snapshot import take
+from polchain.training.state import TrainingState
 
 SEED = bytes(range(32))
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,8 +62,8 @@ class MemoryHost:
     def sample(self, index: int, encoding: bytes) -> None:
         self.samples.append((index, encoding))
 
-    def checkpoint(self, step: int, snapshot: Snapshot, loss: float | None) -> None:
-        self.checkpoints[step], self.losses[step] = snapshot, loss
+    def checkpoint(self, step: int, state: TrainingState, loss: float | None) -> None:
+        self.checkpoints[step], self.losses[step] = take(state), loss
 
     def finished(self) -> None:
         self.ended = True
@@ -98,11 +99,15 @@ class Done:
         return lines[-1] if lines else ""
 
 
-# Runs scripts as Python would, each in a fork of a process that has imported torch already: that takes most of a
-# script's time.
+# Runs scripts as Python would, each in a fork of a process that has imported torch and built an optimizer already: that
+# takes most of a script's time.
 WARM = """
 import json, os, runpy, sys, traceback
 import torch, torch.optim, polchain.prover.recorder
+parameter = torch.nn.Parameter(torch.zeros(1))
+optimizer = torch.optim.SGD([parameter], 0.1)
+parameter.grad = torch.zeros(1)
+optimizer.step()
 for line in sys.stdin:
     job = json.loads(line)
     pid = os.fork()
