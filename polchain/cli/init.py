@@ -27,7 +27,7 @@ from polchain.cli.publishing import (
     orders_for,
     publisher_of,
 )
-from polchain.cli.running import Arguments, Folder, Module, Recipe, data_of, run_exists
+from polchain.cli.running import Arguments, Folder, Module, Recipe, StoreEvery, data_of, run_exists
 from polchain.cli.trust import public_key
 from polchain.errors import AnchorUnavailableError, UsageError
 
@@ -67,6 +67,7 @@ def init(
             show_default=False,
         ),
     ] = None,
+    store_every: StoreEvery = None,
     anchor: Annotated[
         bool, typer.Option("--anchor", help="publish the genesis at once; the seed then comes from a block after it")
     ] = False,
@@ -95,8 +96,8 @@ def init(
         )
     ordered = read_task(task).encode().decode() if task is not None else ""
     recovery = str(public_key("--recovery-key", recovery_key)) if recovery_key is not None else ""
-    if foreign and (arguments or module or data is not None):
-        raise UsageError("--foreign takes no script, arguments or data")
+    if foreign and (arguments or module or data is not None or store_every is not None):
+        raise UsageError("--foreign takes no script, arguments, data or --store-every")
     script = Script(recipe or "", module, tuple(arguments or ()))
     if not foreign:
         prepare(script, key_file, data_of(run, data), passphrase_file, passphrase_fd)
@@ -109,9 +110,8 @@ def init(
     if foreign:
         said = _init_foreign(run, half, publisher, recovery, key_file, passphrase_file, passphrase_fd)
     else:
-        code, answer = run_apart(
-            orders_for("init", as_json, script, half, publisher, task=ordered, recovery=recovery), run, script
-        )
+        orders = orders_for("init", as_json, script, half, publisher, task=ordered, recovery=recovery)
+        code, answer = run_apart(replace(orders, store_every=store_every or 0), run, script)
         if code != 0:
             if answer:
                 output.relay(answer)

@@ -43,6 +43,7 @@ class Orders:
         task: what a new run is for, as its file has it; empty for none.
         recovery: the key that may revoke a new run's; empty for none.
         settings: what the run's polchain.toml is to say besides the script.
+        store_every: steps from one stored state to the next; 0 to leave that to the script.
         follower: the process that anchors meanwhile; 0 for none.
     """
 
@@ -57,6 +58,7 @@ class Orders:
     task: str = ""
     recovery: str = ""
     settings: dict[str, str] | None = None
+    store_every: int = 0
     follower: int = 0
 
     def encode(self) -> str:
