@@ -1,5 +1,7 @@
 """Which states a thinned run stores: a function of the steps in its log alone."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def test_between_two_stored_states_lies_less_than_an_interval_and_a_segment(gaps
         steps.append(steps[-1] + gap)
     stored = [step for before, step in zip([None, *steps], steps, strict=False) if is_stored(before, step, every)]
     assert stored[0] == 0
-    for first, second in zip(stored, stored[1:], strict=False):
+    for first, second in pairwise(stored):
         assert second - first < every + max(gaps)
         assert first // every < second // every
 
