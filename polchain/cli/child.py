@@ -101,6 +101,7 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
 
 def _settings(orders: Orders, run: Path, script: str, arguments: list[str]) -> RunSettings:
     settings = replace(RunSettings.read(run), script=script, module=orders.module, arguments=tuple(arguments))
+    settings = replace(settings, store_every=orders.store_every or settings.store_every)
     return settings.with_network(orders.settings or {})
 
 

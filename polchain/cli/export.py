@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polchain.cli import output
-from polchain.cli.options import Json, optional_first
+from polchain.cli.options import Data, Json, optional_first
 
 if TYPE_CHECKING:
     from polchain.prover.export import ExportSummary
@@ -23,6 +23,7 @@ class Checkpoints(Enum):
     """Whose tensors a claim discloses."""
 
     all = "all"
+    stored = "stored"
     none = "none"
 
 
@@ -38,8 +39,9 @@ def export(
         typer.Argument(metavar="[RUN] OUT", help="the run's folder; the claim, which must be new: a folder or X.zip"),
     ],
     checkpoints: Annotated[
-        Checkpoints, typer.Option(help="whose tensors to disclose; with none the claim is sealed")
+        Checkpoints, typer.Option(help="whose tensors to disclose: of all states, of those stored; none seals it")
     ] = Checkpoints.all,
+    data: Data = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="leave out states that the run no longer has")
     ] = False,
@@ -47,6 +49,7 @@ def export(
 ) -> None:
     """write the claim: all that a verifier needs, as folder or zip."""
     from polchain.prover.export import export as write_claim
+    from polchain.prover.settings import RunSettings
     from polchain.prover.status import failed_check
     from polchain.storage.ledger import find_run
 
@@ -58,6 +61,8 @@ def export(
             Path(out),
             allow_missing=allow_missing,
             sealed=checkpoints is Checkpoints.none,
+            stored_only=checkpoints is Checkpoints.stored,
+            data=(data or RunSettings.read(find_run(run)).data or Path()).resolve(),
             on_state=progress.update,
         )
     failed = failed_check(find_run(run))
@@ -72,6 +77,11 @@ def export(
         output.note(
             f"{output.count(done.pending, 'receipt')} not final yet: `polchain anchor --upgrade`, and export anew"
         )
+    if done.thinned:
+        output.note(
+            f"{output.count(done.thinned, 'state')} by rows alone: whoever verifies trains them again, "
+            "and measures no swap bound"
+        )
     if done.missing:
         output.note(f"left out: the states of {output.count(len(done.missing), 'step')} that are not there")
     output.answer(
@@ -80,6 +90,7 @@ def export(
             "entries": done.entries,
             "states": done.states,
             "missing": list(done.missing),
+            "thinned": done.thinned,
             "sealed": done.sealed,
             "receipts": done.receipts,
             "bytes": done.bytes,
@@ -124,6 +135,8 @@ def fsck(
     lines = [f"damaged: {output.sanitise(text)}" for text in found.damage]
     lines += [f"{'mended' if text in found.mended else 'note'}: {output.sanitise(text)}" for text in found.leftovers]
     summary = f"{output.count(found.entries, 'entry')}, {output.count(found.states, 'state')}"
+    if found.thinned:
+        summary += f", {output.count(found.thinned, 'state')} thinned"
     lines.append(f"{summary}: {'damaged' if found.damage else 'clean'}")
     if found.leftovers and found.damage:
         output.note("from a damaged run no state is removed: what seems to be left over may be what is missing")
@@ -135,6 +148,7 @@ def fsck(
             "clean": not found.damage,
             "entries": found.entries,
             "states": found.states,
+            "thinned": found.thinned,
             "damage": list(found.damage),
             "leftovers": list(found.leftovers),
             "repaired": repair,

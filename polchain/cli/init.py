@@ -27,7 +27,7 @@ from polchain.cli.publishing import (
     orders_for,
     publisher_of,
 )
-from polchain.cli.running import Arguments, Folder, Module, Recipe, data_of, run_exists
+from polchain.cli.running import Arguments, Folder, Module, Recipe, StoreEvery, data_of, run_exists
 from polchain.cli.trust import public_key
 from polchain.errors import AnchorUnavailableError, UsageError
 
@@ -72,6 +72,7 @@ def init(
         typer.Option("--private-data", help="salt the commitment to the data: it then confirms no guess at a sample"),
     ] = False,
     data_secret: DataSecretFile = None,
+    store_every: StoreEvery = None,
     anchor: Annotated[
         bool, typer.Option("--anchor", help="publish the genesis at once; the seed then comes from a block after it")
     ] = False,
@@ -102,6 +103,8 @@ def init(
     recovery = str(public_key("--recovery-key", recovery_key)) if recovery_key is not None else ""
     if foreign and (arguments or module or data is not None or private_data or data_secret is not None):
         raise UsageError("--foreign takes no script, arguments or data")
+    if foreign and store_every is not None:
+        raise UsageError("--foreign takes no --store-every")
     if private_data and data_secret is not None:
         raise UsageError("--private-data draws a secret, --data-secret gives one: one of them")
     if data_secret is not None:
@@ -120,14 +123,11 @@ def init(
     if foreign:
         said = _init_foreign(run, half, publisher, recovery, key_file, passphrase_file, passphrase_fd)
     else:
-        code, answer = run_apart(
-            orders_for(
-                "init", as_json, script, half, publisher,
-                task=ordered, recovery=recovery, private=private_data, data_secret=data_secret,
-            ),
-            run,
-            script,
+        orders = orders_for(
+            "init", as_json, script, half, publisher,
+            task=ordered, recovery=recovery, private=private_data, data_secret=data_secret,
         )  # fmt: skip
+        code, answer = run_apart(replace(orders, store_every=store_every or 0), run, script)
         if code != 0:
             if answer:
                 output.relay(answer)

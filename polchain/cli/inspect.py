@@ -42,7 +42,7 @@ def status(
     from polchain.storage.ledger import find_run
 
     found = describe(find_run(run))
-    kept = f"{found.kept} of {found.committed}"
+    kept = f"{found.kept} of {found.committed}" + (f", {found.thinned} thinned" if found.thinned else "")
     check = "none: nothing of a foreign run can be replayed"
     if found.self_check is not None:
         check = "no segment was replayed yet"

@@ -45,6 +45,7 @@ class Orders:
         private: salt a new run's data, with a secret that is drawn.
         data_secret: the file of the secret to salt it with instead; empty for none.
         settings: what the run's polchain.toml is to say besides the script.
+        store_every: steps from one stored state to the next; 0 to leave that to the script.
         follower: the process that anchors meanwhile; 0 for none.
     """
 
@@ -61,6 +62,7 @@ class Orders:
     private: bool = False
     data_secret: str = ""
     settings: dict[str, str] | None = None
+    store_every: int = 0
     follower: int = 0
 
     def encode(self) -> str:

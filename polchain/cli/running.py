@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Arguments", "Folder", "Module", "Recipe", "data_of", "run_exists"]
+__all__ = ["Arguments", "Folder", "Module", "Recipe", "StoreEvery", "data_of", "run_exists"]
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="the run's folder", show_default=False)]
 Arguments = Annotated[
@@ -15,6 +15,16 @@ Arguments = Annotated[
 ]
 Recipe = Annotated[
     str | None, typer.Option("--recipe", metavar="SCRIPT", help="the training script", show_default=False)
+]
+StoreEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--store-every",
+        metavar="STEPS",
+        min=1,
+        help="store a state only that often; the log has every commit's",
+        show_default=False,
+    ),
 ]
 Module = Annotated[bool, typer.Option("--module", help="SCRIPT is a module's name, as for `python -m`")]
 

@@ -21,7 +21,7 @@ from polchain.cli.ethereum import (
 from polchain.cli.launching import Script, become, prepare
 from polchain.cli.options import Data, Json, KeyFile, PassphraseFd, PassphraseFile
 from polchain.cli.publishing import address_half, orders_for, publisher_of
-from polchain.cli.running import Arguments, Folder, Module, Recipe, data_of, run_exists
+from polchain.cli.running import Arguments, Folder, Module, Recipe, StoreEvery, data_of, run_exists
 from polchain.errors import PolchainError, UsageError
 
 __all__ = ["register"]
@@ -48,6 +48,7 @@ def train(
         int | None,
         typer.Option("--anchor-every", metavar="STEPS", min=1, help="anchor the newest head that often, meanwhile"),
     ] = None,
+    store_every: StoreEvery = None,
     network: NetworkName = None,
     rpc: Rpc = None,
     keystore: Keystore = None,
@@ -101,6 +102,7 @@ def train(
 
         need_beacon(run, network, rpc, wait=wait_beacon)
     orders = orders_for("train", as_json, script, half, publisher, own_seed=own_seed)
+    orders = replace(orders, store_every=store_every or 0)
     if anchor_every is not None and publisher is not None:
         orders = replace(orders, follower=publisher.follow(run, anchor_every))
     become(orders, run, script)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polchain.core.archive import write_archive
 from polchain.core.claim import (
@@ -29,6 +30,7 @@ from polchain.core.claim import (
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Start, parse_entry
 from polchain.core.genesis import Genesis
+from polchain.core.manifest import Snapshot
 from polchain.core.note import PublicKey
 from polchain.errors import (
     CheckpointMissingError,
@@ -40,8 +42,12 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.anchored import AnchorBook
+from polchain.prover.thinned import left_out
 from polchain.storage.checkpoints import CheckpointStore, read_tensors
 from polchain.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from polchain.prover.thinning import Regenerator
 
 __all__ = ["ExportSummary", "export"]
 
@@ -55,7 +61,8 @@ class ExportSummary:
     Attributes:
         path: the claim's folder, or its zip.
         entries: how many entries; root: the root that their head signs.
-        states: how many different states are disclosed, rows and tensors.
+        states: how many different states are disclosed, rows and tensors; thinned: of how many the rows alone, since
+            the run has left them out on purpose.
         missing: the steps whose state the run no longer has.
         sealed: whether rows alone were written; then `states` is 0.
         exposing: whether the data is private, and states are disclosed that it left its traces in.
@@ -77,6 +84,7 @@ class ExportSummary:
     recipe: Digest | None
     sealed: bool = False
     exposing: bool = False
+    thinned: int = 0
 
 
 def export(
@@ -85,19 +93,26 @@ def export(
     *,
     allow_missing: bool = False,
     sealed: bool = False,
+    stored_only: bool = False,
+    data: Path | None = None,
     on_state: Callable[[int, int], None] | None = None,
 ) -> ExportSummary:
     """Write the claim of a run, every disclosed state checked as the claim holds it.
+
+    States that were left out of the run on purpose are trained again, one after the other, and must be the log's.
 
     Args:
         run: the run's folder.
         out: the claim's folder, or the zip where it ends in `.zip`; nothing may be there.
         allow_missing: leave out states that are not there.
         sealed: disclose no tensors, only the states' rows; challenges are answered one by one (`opening`).
+        stored_only: disclose only the rows of states that were left out on purpose: whoever verifies trains them again.
+        data: the folder with the dataset, which is read where something is trained again; the working directory.
         on_state: called with how many states are done, and of how many.
 
     Raises:
         UsageError: there is something at `out`.
+        NotReproducedError: this machine does not give a state again that was left out.
         MissingFileError: there is no run.
         CheckpointMissingError: a state is not there; its step is named.
         FormatError, ManifestError, RolledBackError: the run is damaged.
@@ -109,6 +124,7 @@ def export(
         # Read together: a writer may append meanwhile.
         entries, head, root = list(islice(ledger.entries(), ledger.size)), ledger.head(), ledger.root
         genesis = ledger.genesis
+        out_of_run = left_out(ledger)
         anchored = _anchored(AnchorBook(run), ledger)
         # What shows that a key was handed over; the last head is in the claim anyway.
         anchored.files.update(
@@ -121,11 +137,12 @@ def export(
         (partial / HEAD).parent.mkdir()
         (partial / HEAD).write_bytes(head)
         (partial / ENTRIES).write_bytes(b"".join(data + b"\n" for data in entries))
-        for name, data in anchored.files.items():
+        for name, text in anchored.files.items():
             (partial / name).parent.mkdir(exist_ok=True)
-            (partial / name).write_bytes(data)
+            (partial / name).write_bytes(text)
         _copy_recipe(genesis, run, partial)
-        states, missing = _copy_states(entries, genesis, run, partial, allow_missing, sealed, on_state)
+        with _Source(run, entries, data or Path.cwd(), out_of_run, sealed or stored_only) as source:
+            states, missing = _copy_states(entries, genesis, source, partial, allow_missing, sealed, on_state)
         write_listing(partial)
         paths = [path for path in partial.rglob("*") if path.is_file()]
         if packed is not None:
@@ -154,6 +171,7 @@ def export(
         recipe=genesis.recipe.program() if genesis.recipe is not None else None,
         sealed=sealed,
         exposing=genesis.dataset is not None and genesis.dataset.salts is not None and states > 0,
+        thinned=0 if sealed else source.thinned,
     )
 
 
@@ -212,26 +230,26 @@ def _copy_recipe(genesis: Genesis, run: Path, claim: Path) -> None:
 def _copy_states(
     entries: list[bytes],
     genesis: Genesis,
-    run: Path,
+    source: _Source,
     claim: Path,
     allow_missing: bool,
     sealed: bool,
     on_state: Callable[[int, int], None] | None,
 ) -> tuple[int, tuple[int, ...]]:
-    store = CheckpointStore(run)
     steps: dict[Digest, list[int]] = {}
     for entry in map(parse_entry, entries):
         if isinstance(entry, CheckpointEntry):
             steps.setdefault(entry.state, []).append(entry.step)
     missing: list[int] = []
+    shown = 0
     for done, (state, at) in enumerate(steps.items()):
         if on_state is not None:
             on_state(done, len(steps))
         try:
-            _copy_state(store, state, claim, sealed)
+            shown += source.copy(state, claim, sealed)
         except CheckpointMissingError as error:
             # Whoever logs a foreign run may keep the rows alone: `commit --no-store`.
-            meant = genesis.foreign and (run / manifest_name(state)).is_file()
+            meant = genesis.foreign and (source.run / manifest_name(state)).is_file()
             if not (allow_missing or meant):
                 raise CheckpointMissingError(
                     f"the state of step {at[0]} is not there: {error}",
@@ -242,21 +260,54 @@ def _copy_states(
             raise type(error)(f"step {at[0]}: {error}", hint="`polchain fsck` names all that is damaged") from error
     if on_state is not None:
         on_state(len(steps), len(steps))
-    shown = 0 if sealed else len(steps) - len({state for state, at in steps.items() if at[0] in missing})
     return shown, tuple(sorted(missing))
 
 
-def _copy_state(store: CheckpointStore, state: Digest, claim: Path, sealed: bool) -> None:
-    manifest = store.manifest(state)
-    rows = claim / manifest_name(state)
-    rows.parent.mkdir(exist_ok=True)
-    rows.write_bytes(manifest.encode())
-    if sealed:
-        return
-    source, target = store.folder / checkpoint_name(state), claim / checkpoint_name(state)
-    if not source.exists():
-        raise CheckpointMissingError(f"{checkpoint_name(state)} is gone")
-    target.parent.mkdir(exist_ok=True)
-    # A copy, not a link: whatever happens to the claim must not happen to the run.
-    shutil.copyfile(source, target)
-    read_tensors(target, manifest)
+class _Source:
+    """Where the states of a claim come from: the run's folder, or training again."""
+
+    def __init__(
+        self, run: Path, entries: list[bytes], data: Path, out: Mapping[Digest, int], rows_alone: bool
+    ) -> None:
+        self.run, self.entries, self.data, self.out, self.rows_alone = run, entries, data, out, rows_alone
+        self.store = CheckpointStore(run)
+        self.thinned = 0
+        self._again: Regenerator | None = None
+
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._again is not None:
+            self._again.close()
+
+    def copy(self, state: Digest, claim: Path, sealed: bool) -> bool:
+        """Put a state into a claim; returns whether its tensors are disclosed."""
+        manifest = self.store.manifest(state)
+        rows = claim / manifest_name(state)
+        rows.parent.mkdir(exist_ok=True)
+        rows.write_bytes(manifest.encode())
+        if sealed:
+            return False
+        source, target = self.run / checkpoint_name(state), claim / checkpoint_name(state)
+        if not source.exists():
+            if state not in self.out:
+                raise CheckpointMissingError(f"{checkpoint_name(state)} is gone")
+            if self.rows_alone:
+                self.thinned += 1
+                return False
+            CheckpointStore(claim).put(self._regenerated(state))
+        else:
+            target.parent.mkdir(exist_ok=True)
+            # A copy, not a link: whatever happens to the claim must not happen to the run.
+            shutil.copyfile(source, target)
+        read_tensors(target, manifest)
+        return True
+
+    def _regenerated(self, state: Digest) -> Snapshot:
+        if self._again is None:
+            # Here, because it loads torch.
+            from polchain.prover.thinning import Regenerator
+
+            self._again = Regenerator(self.run, self.entries, self.data)
+        return self._again.state(state)

@@ -26,6 +26,7 @@ from polchain.core.manifest import check_manifest
 from polchain.errors import CheckpointMissingError, DataSecretError, EvidenceError, FormatError, PolchainError
 from polchain.prover.anchored import AnchorBook
 from polchain.prover.privacy import kept_secret
+from polchain.prover.thinned import THINNED, Thinning
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
 from polchain.storage.ledger import DATABASE, HEAD, Ledger, locked, no_run
 
@@ -43,6 +44,7 @@ class Health:
         leftovers: what an interrupted writer left.
         mended: those of them that were removed or put right.
         entries, states: how many were checked.
+        thinned: how many states were left out on purpose: their rows are there.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Health:
     mended: list[str] = field(default_factory=list)
     entries: int = 0
     states: int = 0
+    thinned: int = 0
 
 
 def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], None] | None = None) -> Health:
@@ -177,6 +180,7 @@ def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], 
         except EvidenceError as error:
             found.damage.append(f"entry {number}: {error}")
             unread = True
+    out = Thinning.parse(ledger.note(THINNED)).left_out(entries)
     states: dict[Digest, CheckpointEntry | Final] = {}
     for entry in entries:
         if isinstance(entry, CheckpointEntry | Final):
@@ -189,7 +193,9 @@ def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], 
             found.states += 1
         except CheckpointMissingError as error:
             # Whoever logs a foreign run may keep the rows alone: `commit --no-store`.
-            if not (ledger.genesis.foreign and (found.path / manifest_name(state)).is_file()):
+            if state in out and (found.path / manifest_name(state)).is_file():
+                found.thinned += 1
+            elif not (ledger.genesis.foreign and (found.path / manifest_name(state)).is_file()):
                 found.damage.append(f"the state of step {entry.step}: {error}")
         except PolchainError as error:
             found.damage.append(f"the state of step {entry.step}: {error}")

@@ -8,7 +8,8 @@ How much that is of the run is returned, for the prover to look at before he sen
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -33,6 +34,8 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.privacy import kept_secret
+from polchain.prover.thinned import left_out
+from polchain.prover.thinning import Regenerator
 from polchain.storage.checkpoints import CheckpointStore, read_tensors
 from polchain.storage.ledger import Ledger
 from polchain.training.fingerprint import setting_of
@@ -86,7 +89,7 @@ def respond(
         run: the run's folder.
         challenge: the challenge file's bytes.
         out: the opening; nothing may be there.
-        data: the folder with the dataset; read only if samples are disclosed.
+        data: the folder with the dataset; read if samples are disclosed, or states are trained again.
         samples: whether to disclose samples where they are asked for; False if the verifier has the data.
         closings: whether to disclose states that are asked for only to compare with; where replay is exact the log's
             roots do as well. The last state is disclosed in any case.
@@ -97,6 +100,7 @@ def respond(
         UsageError: there is something at `out`, or the run has no recipe.
         ChallengeError: the challenge is about another run, or about a head that this run does not have.
         CheckpointMissingError: a state is not there; its step is named.
+        NotReproducedError: this machine does not give a state again that was left out of the run.
         DatasetError: the data is not the one that was committed.
         DataSecretError: samples of private data are asked for, and the secret is not in the run's folder.
         FormatError, ManifestError: the challenge is none, or the run is damaged.
@@ -108,6 +112,7 @@ def respond(
         raise UsageError(f"there is something at {out} already", hint="an opening is written to a new file")
     with Ledger(run) as ledger:
         entries = _entries(ledger, question)
+        out_of_run, logged = left_out(ledger), list(ledger.entries())
         start = next((entry for entry in entries if isinstance(entry, Start)), None)
         if ledger.genesis.recipe is None or ledger.genesis.dataset is None or start is None:
             raise UsageError("a foreign run cannot be replayed, so that there is nothing to answer")
@@ -118,7 +123,8 @@ def respond(
     tell("reading states")
     opened = {first for first, _ in question.segments} | {max(checkpoints)}
     steps = [step for step in question.states if closings or step in opened]
-    states, missing = _states(CheckpointStore(run), steps, checkpoints, allow_missing)
+    again = _Again(run, logged, data, out_of_run, tell)
+    states, missing = _states(CheckpointStore(run), steps, checkpoints, allow_missing, again)
     encodings: dict[int, bytes] = {}
     proof: list[bytes] = []
     disclosed = samples and question.samples
@@ -148,8 +154,11 @@ def respond(
             leaves = tuple(secret.leaves(leaves))
         proof = prove_inclusions(leaves, sorted(wanted))
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
-    tell("writing")
+    scratch = partial.with_suffix(".states")
     try:
+        with again:
+            states |= again.write(scratch)
+        tell("writing")
         packed = list(pack_samples(encodings)) if disclosed else None
         size = write_opening(partial, challenge, states, packed, proof, salts)
         partial.rename(out)
@@ -157,6 +166,7 @@ def respond(
         raise StorageError(f"cannot write {out}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     return Answer(
         path=out,
         challenge=question.digest,
@@ -208,7 +218,11 @@ def _check_asked(question: Question, steps: list[int]) -> None:
 
 
 def _states(
-    store: CheckpointStore, steps: list[int], checkpoints: dict[int, CheckpointEntry], allow_missing: bool
+    store: CheckpointStore,
+    steps: list[int],
+    checkpoints: dict[int, CheckpointEntry],
+    allow_missing: bool,
+    again: _Again,
 ) -> tuple[dict[Digest, tuple[Manifest, Path]], tuple[int, ...]]:
     states: dict[Digest, tuple[Manifest, Path]] = {}
     missing: list[int] = []
@@ -219,6 +233,8 @@ def _states(
             manifest = store.manifest(state)
             read_tensors(path, manifest)
         except CheckpointMissingError as error:
+            if again.take(state):
+                continue
             if not allow_missing:
                 raise CheckpointMissingError(
                     f"the state of step {step} is not there: {error}",
@@ -230,6 +246,44 @@ def _states(
             raise type(error)(f"step {step}: {error}", hint="`polchain fsck` names all that is damaged") from error
         states[state] = (manifest, path)
     return states, tuple(missing)
+
+
+class _Again:
+    """The states that the run has left out on purpose: trained again before they are disclosed."""
+
+    def __init__(
+        self, run: Path, entries: Sequence[bytes], data: Path, out: Mapping[Digest, int], tell: Callable[[str], None]
+    ) -> None:
+        self.out, self.tell = out, tell
+        self._regenerator = Regenerator(run, entries, data)
+        self._wanted: list[Digest] = []
+
+    def __enter__(self) -> _Again:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._regenerator.close()
+
+    def take(self, state: Digest) -> bool:
+        """Note that a state is wanted; False where it is none that was left out."""
+        if state not in self.out:
+            return False
+        self._wanted.append(state)
+        return True
+
+    def write(self, folder: Path) -> dict[Digest, tuple[Manifest, Path]]:
+        """Train them again, into a folder.
+
+        Raises:
+            NotReproducedError: this machine gives another state than the log says.
+        """
+        store, found = CheckpointStore(folder), {}
+        for state in sorted(dict.fromkeys(self._wanted), key=lambda state: self.out[state]):
+            self.tell(f"training again to step {self.out[state]}")
+            snapshot = self._regenerator.state(state)
+            store.put(snapshot)
+            found[state] = (snapshot.manifest, folder / checkpoint_name(state))
+        return found
 
 
 def _recipe(run: Path, names: list[str]) -> dict[str, bytes]:

@@ -42,6 +42,7 @@ def record(
     precision: str = "fp32",
     parent: object | None = None,
     files: Sequence[str | Path] = (),
+    store_every: int | None = None,
     enabled: bool = True,
 ) -> Session:
     """Record a training run: a context manager that gives the session.
@@ -57,6 +58,7 @@ def record(
         precision: fp32, tf32, bf16 or fp64.
         parent: not yet supported; must be None.
         files: more text files that belong to the recipe.
+        store_every: commit at every checkpoint, but store a state only every so many steps; None to store every one.
         enabled: False seeds and orders the same way, but writes nothing.
 
     Raises:
@@ -65,11 +67,13 @@ def record(
     """
     if parent is not None:
         raise UsageError("a run that continues another one (parent=) is not supported yet")
+    if store_every is not None and store_every < 1:
+        raise UsageError(f"store_every is {store_every}; it is at least 1")
     configuration = configure(steps, batch_size, every, precision)
     child = current_host()
     if child is not None:
         configuration = child.adapted(configuration)
-    options = Options(data, configuration, augment, collate, tuple(Path(file) for file in files))
+    options = Options(data, configuration, augment, collate, tuple(Path(file) for file in files), store_every or 0)
     return Session(_host(launch.run or Path(path), enabled), options)
 
 

@@ -40,6 +40,7 @@ from polchain.prover.scribe import Scribe
 from polchain.prover.seed import draw, make_start, seed_of
 from polchain.prover.selfcheck import SelfCheck
 from polchain.prover.settings import RunSettings
+from polchain.prover.thinned import note_thinning
 from polchain.storage.checkpoints import CheckpointStore, write_durably
 from polchain.storage.keyfile import PassphraseSource, read_key
 from polchain.storage.ledger import DATABASE, Ledger
@@ -103,7 +104,10 @@ class Recorder:
         else:
             self.ledger = Ledger(self.folder, key)
         # Of an older run too: a kill may have come between its ledger and its settings. An existing file is left alone.
-        settings.write(self.folder)
+        self._store_every = settings.store_every or options.store_every
+        replace(settings, store_every=self._store_every).write(self.folder)
+        if self._store_every:
+            note_thinning(self.ledger, self._store_every)
         self._check_same(commitment, options)
         draw(self.ledger, self.launch.task.seed if self.launch.task is not None else None)
         if self.launch.stop_at_genesis:
@@ -131,7 +135,15 @@ class Recorder:
             )
         self._check = SelfCheck(self.program, start.fingerprint, data_dir(), self.seed, self.ledger)
         committed = [e for e in log_entries if isinstance(e, CheckpointEntry)]
-        scribe = Scribe(self.ledger, self.store, self._order_behind, self._check, self._show_progress)
+        scribe = Scribe(
+            self.ledger,
+            self.store,
+            self._order_behind,
+            self._check,
+            self._show_progress,
+            every=self._store_every,
+            steps=steps,
+        )
         first = self._put_back(session, committed, scribe) if committed else 0
         self._scribe = scribe
         scribe.start()

@@ -17,6 +17,7 @@ from polchain.core.manifest import Snapshot
 from polchain.errors import NotReproducedError
 from polchain.prover.pipeline import HELD, Held, Pipeline
 from polchain.prover.selfcheck import SelfCheck
+from polchain.prover.thinned import is_stored
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
 from polchain.training.aside import one_thread, settle
@@ -36,12 +37,23 @@ class Scribe:
         store: where states go.
         order: the run's, for this thread alone: an epoch's order takes long to compute, and one is kept.
         check: the run's self-check.
+        every: how many steps there are from one stored state to the next; 0 for every state.
+        steps: of the whole run.
         shown: called with each step that was recorded, by the thread behind.
     """
 
     def __init__(
-        self, ledger: Ledger, store: CheckpointStore, order: BatchOrder, check: SelfCheck, shown: Callable[[int], None]
+        self,
+        ledger: Ledger,
+        store: CheckpointStore,
+        order: BatchOrder,
+        check: SelfCheck,
+        shown: Callable[[int], None],
+        *,
+        every: int = 0,
+        steps: int = 0,
     ) -> None:
+        self.every, self.steps = every, steps
         self.ledger, self.store, self.order, self.check, self.shown = ledger, store, order, check, shown
         self._noted = Held.parse(ledger.note(HELD))
         self.line: Pipeline[Room] = Pipeline((Room(), Room()), settle, self._noted)
@@ -110,9 +122,9 @@ class Scribe:
                     f"training again from the last kept state does not give the entry of step {step} that was signed",
                     hint="restore the missing checkpoints; or end this run here and start a new one",
                 )
-            self.store.put(snapshot)
+            self._keep(snapshot, before, step)
         else:
-            self.store.put(snapshot)
+            self._keep(snapshot, before, step)
             self.ledger.append(entry)
         self._number, self._tail, self._last, self._room = number, entry, snapshot, copied.room
         self._note_held()
@@ -139,6 +151,12 @@ class Scribe:
             update=update,
             loss=loss,
         )
+
+    def _keep(self, snapshot: Snapshot, before: CheckpointEntry | None, step: int) -> None:
+        if step >= self.steps or is_stored(before.step if before is not None else None, step, self.every):
+            self.store.put(snapshot)
+        else:
+            self.store.put_manifest(snapshot.manifest)
 
     def _release(self, room: Room | None) -> None:
         if room is not None:

@@ -10,6 +10,7 @@
     keystore = "/home/me/wallet.json"              who pays: an encrypted keystore,
     account = "0x..."                              or an account that the node signs for
     tsa = ["https://tsa.example.org"]              time-stamping authorities, asked besides
+    store_every = 100                              steps from one stored state to the next; else every state is
 
 A flag goes before `POLCHAIN_*`, which goes before this file, which goes before the default.
 """
@@ -45,6 +46,7 @@ class RunSettings:
     keystore: Path | None = None
     account: str = ""
     tsa: tuple[str, ...] = ()
+    store_every: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> RunSettings:
@@ -81,6 +83,7 @@ class RunSettings:
             keystore=Path(str(keystore)) if keystore else None,
             account=str(account or ""),
             tsa=_words(values, "tsa", path),
+            store_every=_steps(values, path),
         )
 
     def with_network(self, said: Mapping[str, str]) -> RunSettings:
@@ -112,6 +115,8 @@ class RunSettings:
             lines.append(f"keystore = {_toml(str(self.keystore.resolve()))}")
         if self.tsa:
             lines.append(f"tsa = {_list(self.tsa)}")
+        if self.store_every:
+            lines.append(f"store_every = {self.store_every}")
         # The address of a node often holds the key of an account with whoever runs it.
         write_durably(path, ("\n".join(lines) + "\n").encode(), mode=0o600 if self.rpc else 0o666)
 
@@ -121,6 +126,13 @@ def _words(values: Mapping[str, object], name: str, path: Path) -> tuple[str, ..
     if not isinstance(words, list):
         raise UsageError(f"{path}: {name} is not a list")
     return tuple(str(word) for word in words)
+
+
+def _steps(values: Mapping[str, object], path: Path) -> int:
+    steps = values.get("store_every", 0)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise UsageError(f"{path}: store_every is not a number of steps")
+    return steps
 
 
 def _list(words: tuple[str, ...]) -> str:

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from polchain.core.claim import manifest_name
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start, parse_entry
 from polchain.core.note import PublicKey
 from polchain.errors import EvidenceError
 from polchain.prover.anchored import AnchorBook, Kept, Trouble
 from polchain.prover.pipeline import HELD, Held
+from polchain.prover.thinned import THINNED, Thinning
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import HEAD, Ledger
 
@@ -75,7 +77,7 @@ class Status:
         recipe: the digest that a verifier vouches for; None for a foreign run.
         step: the last committed step; steps: the most that the run may have, where that is known.
         committed: checkpoint entries; kept: those whose state is there, rows and tensors.
-        missing_steps: the steps whose state is not.
+        missing_steps: the steps whose state is not; thinned: how many were left out on purpose.
         bytes: what the run's folder takes on disk.
         self_check: the last segment (from 1) that the self-check replayed exactly; None for a foreign run.
         seed_source: prover, beacon or task; None where no step was recorded yet.
@@ -97,6 +99,7 @@ class Status:
     committed: int
     kept: int
     missing_steps: tuple[int, ...]
+    thinned: int
     bytes: int
     self_check: int | None
     seed_source: str | None
@@ -123,7 +126,12 @@ class Status:
             "step": self.step,
             "steps": self.steps,
             "finished": self.finished,
-            "states": {"committed": self.committed, "kept": self.kept, "missing_steps": list(self.missing_steps)},
+            "states": {
+                "committed": self.committed,
+                "kept": self.kept,
+                "thinned": self.thinned,
+                "missing_steps": list(self.missing_steps),
+            },
             "bytes": self.bytes,
             "self_check": self.self_check,
             "seed_source": self.seed_source,
@@ -156,10 +164,12 @@ def describe(run: Path) -> Status:
         genesis, note = ledger.genesis, ledger.head()
         checked, failed = ledger.note(CHECKED) or "", ledger.note(FAILED)
         root, held = ledger.root, Held.parse(ledger.note(HELD))
+        out = Thinning.parse(ledger.note(THINNED)).left_out(entries)
     states = [entry for entry in entries if isinstance(entry, CheckpointEntry)]
     start = next((entry for entry in entries if isinstance(entry, Start)), None)
     store = CheckpointStore(run)
-    missing_steps = tuple(entry.step for entry in states if not store.has(entry.state))
+    gone = [entry for entry in states if not store.has(entry.state)]
+    missing_steps = tuple(e.step for e in gone if e.state not in out or not (run / manifest_name(e.state)).is_file())
     missing = [f"the self-check failed: {failed}"] if failed is not None else []
     if missing_steps:
         named = ", ".join(str(step) for step in missing_steps[:NAMED])
@@ -185,8 +195,9 @@ def describe(run: Path) -> Status:
         steps=genesis.configuration.steps if genesis.configuration is not None else None,
         finished=any(isinstance(entry, Final) for entry in entries),  # a key may change after it
         committed=len(states),
-        kept=len(states) - len(missing_steps),
+        kept=len(states) - len(gone),
         missing_steps=missing_steps,
+        thinned=len(gone) - len(missing_steps),
         bytes=_size(run),
         self_check=None if genesis.foreign else int(checked) if checked.isdecimal() else 0,
         seed_source=start.source if start is not None else None,

@@ -50,6 +50,7 @@ class Options:
         configuration: steps, batch size, interval schedule, precision.
         augment, collate: what happens to samples, and how they become a batch.
         files: more files that belong to the recipe, besides the script and what it imports from its folder.
+        store_every: steps from one stored state to the next; 0 to store every one.
     """
 
     data: MapDataset | Callable[[], MapDataset]
@@ -57,6 +58,7 @@ class Options:
     augment: Augment | None = None
     collate: Collate | None = None
     files: tuple[Path, ...] = ()
+    store_every: int = 0
 
     def dataset(self) -> MapDataset:
         """The dataset itself; a function is called here."""

@@ -36,6 +36,7 @@ class Bench:
         sandbox: where the program is run; None to run it as the user.
         gpu: the one that the children may see, as CUDA_VISIBLE_DEVICES names it; empty for what this process sees.
         held: the samples that an opening discloses; None where the data is at hand.
+        regenerates: whether a state that is not disclosed is regenerated where that can be done.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Bench:
         sandbox: Sandbox | None = None,
         gpu: str = "",
         held: Held | None = None,
+        regenerates: bool = True,
     ) -> None:
         self.held = held
+        self.regenerates = regenerates
         self.setting = setting
         kept = sandbox.kept if sandbox is not None else KEPT
         self._make: Callable[[Setting], Worker] = lambda s: Worker(

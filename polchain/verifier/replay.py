@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from polchain.core.manifest import Snapshot
-from polchain.errors import DatasetError, PolchainError
+from polchain.errors import (
+    CheckpointMissingError,
+    DatasetError,
+    NotReproducedError,
+    PolchainError,
+    RecipeError,
+    WorkerError,
+)
 from polchain.training.dataset import check_leaves
 from polchain.training.distance import distance, norm, worst_tensor
 from polchain.training.parts import false_row, initial_gap, same_schedule
@@ -23,6 +30,7 @@ from polchain.verifier.bench import Bench, batches_of, bounds_of, run_segment, s
 from polchain.verifier.challenge import Challenge, Pick
 from polchain.verifier.doubts import examine_segment, set_by_the_loop
 from polchain.verifier.integrity import IntactClaim
+from polchain.verifier.regeneration import regenerate
 from polchain.verifier.tau import Tolerance
 from polchain.verifier.tolerance import NOISE_FACTOR, Fingerprint, comparable, false_setting, other_versions
 from polchain.verifier.units import examine_unit
@@ -224,11 +232,10 @@ def _replay_one(
     intact: IntactClaim, pick: Pick, bench: Bench, leaves: Sequence[bytes], claimed: Fingerprint
 ) -> Reproduction:
     segment = pick.segment
-    opening = state_of(intact, segment.opening)
-    if opening is None:
-        return Reproduction(
-            pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"the state of step {segment.first} is not disclosed"
-        )
+    try:
+        opening = state_of(intact, segment.opening) or regenerate(intact, segment, bench)
+    except (CheckpointMissingError, NotReproducedError, RecipeError, WorkerError) as error:
+        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, str(error))
     try:
         result = run_segment(intact, segment, bench.worker(), opening, shown_step(segment))
         indices = [i for batch in batches_of(intact, segment) for i in batch]

@@ -25,6 +25,7 @@ from polchain.verifier.challenge import Challenge, Pick, draw_challenge
 from polchain.verifier.executor import Done, Executor
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
+from polchain.verifier.regeneration import replay_costs
 from polchain.verifier.replay import UNREPLAYED, Outcome, Reproduction, replay_initial, replay_pick
 from polchain.verifier.results import Belonging, Results
 from polchain.verifier.sealed import Answered, unasked
@@ -143,7 +144,7 @@ class Sitting:
                 costs=costs,
             )
 
-        challenge = draw()
+        challenge = draw(replay_costs(intact))
         leaves, missing = self._read_data(challenge)
         if missing:
             return judge_unreplayed(intact, policy, missing, vouched=self.vouched, times=self.times)

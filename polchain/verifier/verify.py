@@ -164,7 +164,16 @@ def _verify(intact: IntactClaim, request: Request, results: Results | None, prog
     def make(lane: int, lanes: int) -> Bench:
         part = sandbox.share(lanes) if sandbox is not None and lane else sandbox
         gpu = capacity.gpu(lane)
-        return Bench(program, setting, request.data, timeout=request.timeout, sandbox=part, gpu=gpu, held=held)
+        return Bench(
+            program,
+            setting,
+            request.data,
+            timeout=request.timeout,
+            sandbox=part,
+            gpu=gpu,
+            held=held,
+            regenerates=request.answer is None,
+        )
 
     with make(0, 1) as bench:
         vouched = is_vouched(intact, policy, request.recipe, bench)

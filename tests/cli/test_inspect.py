@@ -51,7 +51,7 @@ def test_status_says_how_far(call: Call, run: Path) -> None:
     assert "missing      the state of step 2:" in done.out
     assert "missing      head.note" in done.out
     answer = json.loads(call("status", run, "--json").out)
-    assert answer["states"] == {"committed": 3, "kept": 2, "missing_steps": [2]}
+    assert answer["states"] == {"committed": 3, "kept": 2, "thinned": 0, "missing_steps": [2]}
     assert answer["finished"] is True
 
 

@@ -264,7 +264,7 @@ def test_without_any_evidence_of_time_nothing_is_decided_between_near_copies(cas
     assert "neither has final evidence of when" in ruling.sentence()
     # And where the state before the disputed one is not disclosed, nobody is known to have worked.
     before = checkpoints_of(bare.claim)[-2]
-    bare.drop(f"checkpoints/{before.state.hex}.safetensors")
+    bare.drop(f"checkpoints/{before.state.hex}.safetensors", f"manifests/{before.state.hex}.json")
     ruling = both_ways(cast.lab, bare, thief)
     assert (ruling.word, ruling.exit_code) == ("NOT PROVEN", 3)
 

@@ -174,6 +174,18 @@ def test_an_honest_claim_is_verified(recorded: Recorded, tmp_path: Path, monkeyp
     assert verdict.program in Policy(recipes=frozenset({verdict.program})).recipes
 
 
+def test_a_thinned_state_is_regenerated_and_must_be_the_logs(recorded: Recorded, tmp_path: Path) -> None:
+    claim = copy_of(recorded.claim, tmp_path / "claim")
+    entries = checkpoints_of(claim)
+    for entry in entries[5:8]:
+        (claim / checkpoint_name(entry.state)).unlink()
+    write_listing(claim)
+    verdict = verify(claim, policy_of(recorded), data=DATA, recipe=DIGITS, recipe_arguments=SGD)
+    assert verdict.outcome is Ruled.VERIFIED, verdict.reasons
+    assert {item.outcome for item in verdict.reproductions} == {EXACT}
+    assert not verdict.swap.checked, "undisclosed states measure no updates"
+
+
 def test_a_missing_checkpoint_is_inconclusive_and_named(recorded: Recorded, tmp_path: Path) -> None:
     claim = copy_of(recorded.claim, tmp_path / "claim")
     state = checkpoints_of(claim)[6].state

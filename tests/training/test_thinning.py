@@ -1,0 +1,221 @@
+"""Thinned runs: fewer states on disk, the same claim; what cannot be trained again here is never removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polchain.cli.app import main
+from polchain.core.claim import checkpoint_name
+from polchain.core.entries import CheckpointEntry, parse_entry
+from polchain.errors import NotReproducedError, RunLockedError, UsageError
+from polchain.prover import fsck, thinning
+from polchain.prover.export import export
+from polchain.prover.status import describe
+from polchain.prover.thinned import THINNED
+from polchain.prover.thinning import thin
+from polchain.storage.checkpoints import CheckpointStore
+from polchain.storage.ledger import Ledger
+from tests.runs import make_key, make_run
+from tests.training.conftest import Desk
+
+# The loop reads a file of the data folder that is no part of the dataset: another folder gives another training.
+SCRIPT = """
+    import json, os
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+    import polchain
+    if "PRANK" in os.environ:
+        from tests.training.prank import play
+        play(*json.loads(os.environ["PRANK"]))
+    data = [(torch.tensor([i / 12, 1 - i / 12]), torch.tensor([float(i % 2)])) for i in range(12)]
+    with polchain.record("run", data=data, batch_size=4, steps=40, every=2, STORE) as run:
+        scale = float((polchain.data_dir() / "scale").read_text())
+        model = nn.Sequential(nn.Linear(2, 3000), nn.Dropout(0.5), nn.Linear(3000, 1))
+        optimizer = torch.optim.Adam(model.parameters(), 0.1)
+        run.attach(model=model, optimizer=optimizer)
+        for step, (x, y) in run.batches():
+            loss = F.mse_loss(model(x), y) * scale
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+"""
+
+
+def record(desk: Desk, store: str = "", at: str = "", do: str = "") -> Any:
+    desk.write(SCRIPT.replace("STORE", store))
+    (desk.folder / "scale").write_text("1.5")
+    return desk.run(PRANK=json.dumps([at, do]))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, key: Any, warm: Any) -> Path:
+    """A folder with a run that has all of its states."""
+    from polchain.storage.keyfile import write_key
+
+    folder = tmp_path_factory.mktemp("thinning")
+    write_key(folder / "key", key, None)
+    done = record(Desk(folder, key, warm))
+    assert done.status == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def run(plain: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to be thinned."""
+    shutil.copytree(plain / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def steps_kept(run: Path) -> list[int]:
+    with Ledger(run) as ledger:
+        entries = [parse_entry(data) for data in ledger.entries()]
+    return [e.step for e in entries if isinstance(e, CheckpointEntry) and CheckpointStore(run).has(e.state)]
+
+
+def weight(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_thinned_by_ten_is_an_eighth_and_its_claim_is_the_same(run: Path, plain: Path, tmp_path: Path) -> None:
+    before, seen = weight(run), list[tuple[int, int]]()
+    done = thin(run, 20, plain, on_step=lambda *progress: seen.append(progress))
+    assert steps_kept(run) == [0, 20, 40]
+    assert (done.kept, done.removed, done.replayed) == (3, 18, 40)
+    assert seen[-1] == (40, 40)
+    assert before - weight(run) == done.freed
+    # In a long run, of ten commits' rows and states the rows and one state stay.
+    rows, states = weight(run / "manifests") / 21, done.freed / 18
+    assert 10 * (rows + states) / (10 * rows + states) >= 8
+    health = fsck.check(run)
+    assert (health.damage, health.states, health.thinned) == ([], 3, 18)
+    status = describe(run)
+    assert (status.kept, status.thinned, status.missing_steps, status.missing) == (3, 18, (), ())
+
+    export(plain / "run", tmp_path / "whole")
+    summary = export(run, tmp_path / "thinned", data=plain)
+    assert contents(tmp_path / "thinned") == contents(tmp_path / "whole")
+    assert (summary.states, summary.missing) == (21, ())
+    assert steps_kept(run) == [0, 20, 40], "a claim puts nothing back"
+    # Thinned again, of what is there.
+    assert thin(run, 40, plain).removed == 1
+    assert steps_kept(run) == [0, 40]
+    assert fsck.check(run).damage == []
+
+
+def test_what_cannot_be_trained_again_here_is_not_removed_and_why_is_said(run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "scale").write_text("1.25")
+    with pytest.raises(NotReproducedError, match=r"steps 0 to 2 give another state here .* first model/"):
+        thin(run, 20, elsewhere)
+    assert len(steps_kept(run)) == 21
+    with Ledger(run) as ledger:
+        assert ledger.note(THINNED) is None
+
+
+def test_a_state_that_was_damaged_on_disk_is_no_state_to_train_on_from(run: Path, plain: Path) -> None:
+    with Ledger(run) as ledger:
+        entries = [parse_entry(data) for data in ledger.entries()]
+    state = next(e.state for e in entries if isinstance(e, CheckpointEntry) and e.step == 20)
+    path = run / checkpoint_name(state)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    with pytest.raises(Exception, match="not the ones that the log commits to"):
+        thin(run, 20, plain)
+    assert steps_kept(run) == [0, *range(20, 41, 2)], "the stretch before it was seen to be whole"
+
+
+def test_a_kill_in_the_middle_loses_nothing(run: Path, plain: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        removed = 0
+
+        def unlink(path: Path, missing_ok: bool = False) -> None:
+            nonlocal removed
+            removed += path.suffix == ".safetensors"
+            if removed == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.unlink(path)
+
+        Path.unlink = unlink  # type: ignore[method-assign]
+        # As if it had seen that all of them can be trained again, which the other tests see.
+        thinning.Regenerator.between = lambda self, first, last: iter(())  # type: ignore[method-assign]
+        try:
+            thin(run, 20, plain)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    health = fsck.check(run)
+    assert (health.damage, health.thinned) == ([], 3)
+    assert 0 in steps_kept(run)
+    assert 40 in steps_kept(run)
+
+
+def test_a_state_that_is_lost_and_not_left_out_is_still_missed(run: Path, plain: Path, tmp_path: Path) -> None:
+    with Ledger(run) as ledger:
+        ledger.set_note(THINNED, "[20]")
+        entries = [parse_entry(data) for data in ledger.entries()]
+    by_step = {e.step: e.state for e in entries if isinstance(e, CheckpointEntry)}
+    for step in (0, 6, 20):
+        (run / checkpoint_name(by_step[step])).unlink()
+    health = fsck.check(run)
+    assert health.thinned == 1
+    assert [text.partition(":")[0] for text in health.damage] == ["the state of step 0", "the state of step 20"]
+    assert describe(run).missing_steps == (0, 20)
+    with pytest.raises(Exception, match="the state of step 0 is not there"):
+        export(run, tmp_path / "claim", data=plain)
+
+
+def test_runs_that_cannot_be_thinned(run: Path, plain: Path, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "key")
+    with pytest.raises(UsageError, match="a foreign run cannot be trained again"):
+        thin(make_run(tmp_path / "theirs", key, foreign=True), 2, plain)
+    with pytest.raises(UsageError):
+        thin(run, 0, plain)
+    from polchain.storage.ledger import locked
+
+    with locked(run), pytest.raises(RunLockedError):
+        thin(run, 20, plain)
+
+
+def test_the_command_says_what_it_has_seen_and_a_sample_is_less(
+    run: Path, plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["thin", str(run), "--keep-every", "10", "--sample", "1", "--data", str(plain), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["kept"], answer["removed"], answer["replayed"]) == (5, 16, 10)
+    assert steps_kept(run) == [0, 10, 20, 30, 40]
+    assert main(["status", str(run)]) == 0
+    assert "5 of 21, 16 thinned" in capsys.readouterr().out
+    assert main(["fsck", str(run)]) == 0
+    assert "16 states thinned: clean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", ["between store and append", "between append and check"])
+def test_a_run_that_stores_rarely_goes_on_from_its_last_stored_state(moment: str, desk: Desk) -> None:
+    folder = desk.folder / "run"
+    assert record(desk, "store_every=10", moment, "kill").status == -9
+    assert fsck.check(folder).damage == []
+    before = _entries(folder)
+    assert record(desk, "store_every=10").status == 0
+    assert _entries(folder)[: len(before)] == before
+    assert steps_kept(folder) == [0, 10, 20, 30, 40]
+    health = fsck.check(folder)
+    assert (health.damage, health.thinned) == ([], 16)
+    assert "store_every = 10" in (folder / "polchain.toml").read_text()
+
+
+def _entries(run: Path) -> list[bytes]:
+    with Ledger(run) as ledger:
+        return list(ledger.entries())
