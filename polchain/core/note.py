@@ -43,6 +43,7 @@ __all__ = [
     "PublicKey",
     "Signature",
     "TreeHead",
+    "is_head",
     "key_id",
     "open_head",
     "open_note",
@@ -383,6 +384,25 @@ def open_head(data: bytes, origin: str, key: PublicKey) -> TreeHead:
     if head.origin != origin:
         raise SignatureError(f"a head of another log: {head.origin!a} instead of {origin!a}")
     return head
+
+
+def is_head(data: bytes, head: TreeHead, key: PublicKey) -> bool:
+    """Whether these bytes are the note that `key` signs over `head`: what `open_head` would give back, but quicker.
+
+    False says no more than that: `open_head` says what is wrong.
+    """
+    message = head.text().encode()
+    lead = message + f"\n{_DASH}{head.origin} ".encode()
+    if not (data.startswith(lead) and data.endswith(b"\n")):
+        return False
+    try:
+        blob = base64.b64decode(data[len(lead) : -1], validate=True)
+        if base64.b64encode(blob) != data[len(lead) : -1] or blob[:4] != key_id(head.origin, key):
+            return False
+        key.verify(blob[4:], message)
+    except (ValueError, SignatureError):
+        return False
+    return True
 
 
 def _verify(text: str, signatures: tuple[Signature, ...], name: str, key: PublicKey) -> None:
