@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -25,7 +25,7 @@ import blake3 as _blake3
 
 from polchain.errors import FormatError, UsageError
 
-__all__ = ["TAGS", "Buffer", "Digest", "blake3", "blake3_keyed", "sha256", "tag"]
+__all__ = ["TAGS", "Buffer", "Digest", "blake3", "blake3_keyed", "blake3_of", "sha256", "tag"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -139,6 +139,21 @@ def blake3(data: Buffer, *more: Buffer) -> Digest:
     large = any(len(view) > _PARALLEL for view in views)
     hasher = _blake3.blake3(max_threads=_threads.claim() if large else 1)
     for view in views:
+        hasher.update(view)
+    return Digest("blake3", hasher.digest())
+
+
+def blake3_of(pieces: Iterable[Buffer]) -> Digest:
+    """BLAKE3 of large pieces, one after the other; each is done with before the next is asked for.
+
+    Raises:
+        UsageError: a memoryview that is not contiguous.
+    """
+    hasher = _blake3.blake3(max_threads=1)
+    for number, piece in enumerate(pieces):
+        view = _flat(piece)
+        if number == 0 and len(view) > _PARALLEL:
+            hasher = _blake3.blake3(max_threads=_threads.claim())
         hasher.update(view)
     return Digest("blake3", hasher.digest())
 

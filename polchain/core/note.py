@@ -77,6 +77,7 @@ _SSH_FILE: Final = re.compile(
 )
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NO_NAME: Final = re.compile(r"[\s+\x00-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +436,7 @@ def _check_text(text: str) -> None:
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not name:
         raise FormatError("note: a signer without a name")
-    if any(c.isspace() or c == "+" or c < " " for c in name):
+    if _NO_NAME.search(name):
         raise FormatError("note: a signer's name holds no spaces, controls or '+'")
     _to_utf8(name)
 

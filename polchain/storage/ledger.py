@@ -257,6 +257,12 @@ class Ledger:
         """When each entry was committed by this machine's clock, seconds since 1970. Signed by nobody."""
         return dict(self.db.conn.execute("SELECT number, committed_at FROM sidecar"))
 
+    def times_from(self, first: int) -> Iterator[tuple[int, float]]:
+        """The entries from `first` on that have such a time, with it, in order."""
+        yield from self.db.conn.execute(
+            "SELECT number, committed_at FROM sidecar WHERE number >= ? ORDER BY number", (first,)
+        )
+
     def note(self, name: str) -> str | None:
         """A private note of the run's, such as the seed's value before `start` publishes it."""
         row = self.db.conn.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
