@@ -45,6 +45,8 @@ Hash: TypeAlias = bytes
 
 EMPTY_ROOT: Final[Hash] = hashlib.sha256().digest()
 
+_PIECE: Final = 4096  # a power of two
+
 
 def leaf_hash(leaf: bytes) -> Hash:
     """SHA-256(0x00 || leaf) (RFC 6962, 2.1)."""
@@ -60,7 +62,12 @@ def root(leaf_hashes: Sequence[Hash]) -> Hash:
     """The root of the tree (RFC 6962, 2.1)."""
     if not leaf_hashes:
         return EMPTY_ROOT
-    level = list(leaf_hashes)
+    # A long list piece by piece, each a complete subtree but the last: it may be one that makes its items.
+    level = (
+        list(leaf_hashes)
+        if len(leaf_hashes) <= _PIECE
+        else [root(leaf_hashes[start : start + _PIECE]) for start in range(0, len(leaf_hashes), _PIECE)]
+    )
     while len(level) > 1:
         level = _parents(level)
     return level[0]
@@ -136,18 +143,7 @@ def prove_inclusion(leaf_hashes: Sequence[Hash], index: int) -> list[Hash]:
     Raises:
         UsageError: no such leaf.
     """
-    if not 0 <= index < len(leaf_hashes):
-        raise UsageError(f"leaf {index} of a tree of {len(leaf_hashes)} cannot be proved")
-    proof: list[Hash] = []
-    level = list(leaf_hashes)
-    while len(level) > 1:
-        # The last node of an odd level has no sibling: it rises as it is.
-        sibling = index ^ 1
-        if sibling < len(level):
-            proof.append(level[sibling])
-        level = _parents(level)
-        index >>= 1
-    return proof
+    return [root(leaf_hashes[start:end]) for start, end in inclusion_path(index, len(leaf_hashes))]
 
 
 def inclusion_path(index: int, size: int) -> list[tuple[int, int]]:
