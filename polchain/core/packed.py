@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Generic, TypeVar, overload
+from typing import Final, Generic, NamedTuple, TypeVar, overload
 
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Entry, Update
 from polchain.core.manifest import GROUPS
 
-__all__ = ["EntryList", "Lazy"]
+__all__ = ["EntryList", "Lazy", "Outline"]
 
 T = TypeVar("T")
 
@@ -50,6 +50,16 @@ class Lazy(Sequence[T], Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         return map(self._make, self._numbers)
+
+
+class Outline(NamedTuple):
+    """A checkpoint entry without objects: its step, roots by `GROUPS`, chain, batches and whether it has an update."""
+
+    step: int
+    roots: Sequence[bytes]
+    chain: bytes
+    batches: tuple[str, bytes] | None
+    updated: bool
 
 
 class EntryList(Sequence[Entry]):
@@ -104,6 +114,14 @@ class EntryList(Sequence[Entry]):
     def prev(self, number: int) -> bytes:
         """The root that an entry carries, of the tree before it."""
         return bytes(self._rows[number * ROW.size : number * ROW.size + 32])
+
+    def outline(self, number: int) -> Outline | None:
+        """What checking needs of a checkpoint entry, several times as quickly as the whole; None for other kinds."""
+        if number in self.others:
+            return None
+        _, chain, batches, *roots, step, _, _, _, flags = ROW.unpack_from(self._rows, number * ROW.size)
+        algorithm = "sha256" if flags & SHA256 else "blake3"
+        return Outline(step, roots, chain, (algorithm, batches) if flags & BATCHES else None, bool(flags & UPDATE))
 
     def checkpoint(self, number: int) -> CheckpointEntry:
         """An entry that is a checkpoint."""

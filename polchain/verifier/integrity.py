@@ -184,7 +184,8 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
     started, start = starts[0] if starts else (0, None)
 
     # (7) batch digests, recomputed from the seed
-    seed, order = check_batches(genesis, start, checkpoints, first)
+    outlines = (one for one in map(entries.outline, numbers) if one is not None)
+    seed, order = check_batches(genesis, start, outlines, first)
 
     # (2) again: what is listed is what the log refers to, and nothing else
     disclosed = _check_layout(claim, genesis, checkpoints)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from polchain.core import merkle
-from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, chain_base, extend_chain, leaf_data
 from polchain.core.entries import Final as FinalEntry
+from polchain.core.entries import KeyChange, Start, chain_base, extend_chain, leaf_data
 from polchain.core.genesis import Genesis
+from polchain.core.manifest import state_of_roots
 from polchain.core.note import TreeHead
-from polchain.core.packed import EntryList
+from polchain.core.packed import EntryList, Outline
 from polchain.errors import ChainError, FormatError, UsageError
 from polchain.training.randomness import BatchOrder, run_seed
 
@@ -44,58 +45,57 @@ def check_tree(leaves: bytes | bytearray, entries: EntryList, head: TreeHead) ->
         raise ChainError("the entries do not rebuild the root that the head signs")
 
 
-def check_chain(genesis: Genesis, entries: Sequence[Entry]) -> None:
+def check_chain(genesis: Genesis, entries: EntryList) -> None:
     """Step (5): every `chain` follows from the states before it.
 
     Raises:
         ChainError: one does not.
     """
     chain = chain_base(genesis)
-    for number, entry in enumerate(entries):
-        if isinstance(entry, CheckpointEntry):
-            expected = extend_chain(chain, entry.state)
-            if entry.chain != expected:
+    for number in range(len(entries)):
+        entry = entries.outline(number)
+        if entry is not None:
+            chain = extend_chain(chain, state_of_roots(entry.roots)).value
+            if entry.chain != chain:
                 raise ChainError(f"entry {number}: chain does not follow from the states before it")
-            chain = expected.value
 
 
-def check_order(genesis: Genesis, entries: Sequence[Entry]) -> array[int]:
+def check_order(genesis: Genesis, entries: EntryList) -> array[int]:
     """Step (6): kinds in order, steps by the interval schedule; returns the numbers of the checkpoints.
 
     Raises:
         ChainError: an entry in the wrong place, or a checkpoint at another step than the schedule has.
     """
     numbers = array("Q")
-    last: CheckpointEntry | None = None
+    last: Outline | None = None
     started = ended = False
-    for number, entry in enumerate(entries):
-        if number == 0:
-            continue  # the genesis, which whoever calls has looked at
+    for number in range(1, len(entries)):
+        checkpoint = entries.outline(number)
+        entry = entries.others.get(number)
         if ended and not isinstance(entry, KeyChange):
             raise ChainError(f"entry {number} comes after the final one")
-        if isinstance(entry, Genesis):
+        if checkpoint is not None:
+            _check_step(genesis, started, last, checkpoint, number)
+            numbers.append(number)
+            last = checkpoint
+        elif isinstance(entry, Genesis):
             raise ChainError(f"entry {number} is a second genesis")
-        if isinstance(entry, Start):
+        elif isinstance(entry, Start):
             if started or last is not None or genesis.foreign:
                 raise ChainError(f"entry {number}: a start in the wrong place")
             if entry.source == "task" and genesis.task is None:
                 # A task's seed is bound to no key: without this, anybody's run could be signed again with its seed.
                 raise ChainError(f"entry {number}: the seed is a task's, but the genesis names no task")
             started = True
-        elif isinstance(entry, CheckpointEntry):
-            _check_step(genesis, started, last, entry, number)
-            numbers.append(number)
-            last = entry
         elif isinstance(entry, FinalEntry):
-            if last is None or (entry.step, entry.state, entry.chain) != (last.step, last.state, last.chain):
+            before = entries.checkpoint(numbers[-1]) if numbers else None
+            if before is None or (entry.step, entry.state, entry.chain) != (before.step, before.state, before.chain):
                 raise ChainError(f"entry {number}: the final state is not the last checkpoint's")
             ended = True
     return numbers
 
 
-def _check_step(
-    genesis: Genesis, started: bool, before: CheckpointEntry | None, entry: CheckpointEntry, number: int
-) -> None:
+def _check_step(genesis: Genesis, started: bool, before: Outline | None, entry: Outline, number: int) -> None:
     configuration = genesis.configuration
     if configuration is None:
         if before is not None and entry.step <= before.step:
@@ -108,12 +108,12 @@ def _check_step(
         raise ChainError(f"entry {number}: a checkpoint after the last step, {configuration.steps}")
     if entry.step != expected:
         raise ChainError(f"entry {number}: step {entry.step} where the interval schedule has step {expected}")
-    if (entry.update is None) != (before is None):
+    if entry.updated != (before is not None):
         raise ChainError(f"entry {number}: an update size belongs to every checkpoint but the first")
 
 
 def check_batches(
-    genesis: Genesis, start: Start | None, checkpoints: Sequence[CheckpointEntry], first: bytes
+    genesis: Genesis, start: Start | None, checkpoints: Iterable[Outline], first: bytes
 ) -> tuple[bytes | None, BatchOrder | None]:
     """Step (7): the batches are those that the seed gives; returns the seed and the order, None for a foreign run.
 
@@ -135,7 +135,8 @@ def check_batches(
     for entry in checkpoints:
         if (entry.step - done) * size > MAX_INDICES:
             raise FormatError(f"step {entry.step}: a segment of over {MAX_INDICES} samples")
-        if entry.batches != order.digest(done, entry.step):
+        digest = order.digest(done, entry.step)
+        if entry.batches != (digest.algorithm, digest.value):
             raise ChainError(f"step {entry.step}: the batches are not the ones that the seed gives")
         done = entry.step
     return seed, order

@@ -8,7 +8,7 @@ import pytest
 
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, Entry, Final, KeyChange, Update
-from polchain.core.manifest import GROUPS
+from polchain.core.manifest import GROUPS, state_digest, state_of_roots
 from polchain.core.note import PrivateKey
 from polchain.core.packed import EntryList, Lazy
 
@@ -41,6 +41,12 @@ def test_what_was_packed_is_read() -> None:
     assert [packed.prev(number) for number in range(6)] == [entry.prev.value for entry in ENTRIES]
     with pytest.raises(IndexError):
         packed[6]
+    assert packed.outline(3) is None
+    second = packed.outline(1)
+    assert second is not None
+    assert (second.step, second.batches, second.updated) == (1, ("blake3", bytes(32)), True)
+    assert state_of_roots(second.roots) == state_digest(ROOTS)
+    assert second.chain == sha256(b"chain").value
 
 
 def test_many_entries_take_little_memory() -> None:
