@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/contracts/node_modules/.bin:$(PATH)
 export GOMP_SPINCOUNT ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract gpu bench bench-detection bench-thieves clean
+.PHONY: help setup demo test contract gpu bench bench-sealed bench-ruling bench-detection bench-thieves clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,9 +57,18 @@ gpu: setup ## the tests that need a CUDA device, and what replay costs on one
 	else echo "no CUDA device here: no GPU test was run"; fi
 	@$(BIN)/python -m benchmarks.gpu
 
-bench: setup ## measure, and print tables
-	@for name in speed gas startup sealed ruling; do \
-	if test -f benchmarks/$$name.py; then $(BIN)/python -m benchmarks.$$name || exit 1; fi; done
+# One after the other, on a machine that does nothing else; b3sum (Debian has it) is used where it is installed.
+BENCHES := hashing commit states gas data scale steps startup
+bench: setup ## measure against peers, and write the tables of docs/performance.md (under 30 minutes, quiet machine)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt -e '.[bench]'
+	@for name in $(BENCHES); do echo "bench: $$name" >&2; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@$(BIN)/python -m benchmarks.report
+
+bench-sealed: setup ## bytes of a sealed claim, a challenge and its opening
+	@$(BIN)/python -m benchmarks.sealed
+
+bench-ruling: setup ## how long a ruling takes on two claims that are replayed whole
+	@$(BIN)/python -m benchmarks.ruling
 
 # A sitting of at most 50 minutes (MINUTES=15 for a shorter one) on two cores (JOBS=14 for more); the next one goes on.
 bench-detection: setup ## every forger against three verifiers; goes on where the last sitting ended

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.common import machine, write
 from polchain.anchors.base import Target
 from polchain.anchors.chain import Chain
 from polchain.anchors.deploy import deploy
@@ -21,7 +22,10 @@ from polchain.anchors.evidence import Evidence
 from polchain.anchors.inclusion import quantity
 from polchain.anchors.journal import Journal
 from polchain.anchors.networks import named
+from polchain.anchors.receipts import FiledReceipt
+from polchain.anchors.rfc3161 import Rfc3161Anchor
 from polchain.anchors.sender import Sender
+from polchain.anchors.tsa import Tsa
 from polchain.anchors.wallet import Key
 
 BATCH = 32
@@ -36,6 +40,7 @@ class Row:
     what: str
     gas: int
     logs: int
+    evidence: int = 0  # bytes of the receipt once it is final; none for what was not run here
 
     @property
     def per_log(self) -> int:
@@ -47,25 +52,39 @@ def measure(folder: Path) -> list[Row]:
     """Deploy the contract on a new chain, and anchor one head and one batch on it."""
     from web3 import EthereumTesterProvider
 
-    network = named("embedded")
-    chain = Chain(EthereumTesterProvider(), "eth-tester")
+    network, provider = named("embedded"), EthereumTesterProvider()
+    chain = Chain(provider, "eth-tester")
     sender = Sender(network, chain, Key((1).to_bytes(32, "big")), Journal(folder))
     deploy(sender, with_proxy=True)
     anchor = EthereumAnchor(network, sender=sender)
 
-    def gas_of(target: Target) -> int:
-        receipt = chain.receipt(Evidence.read(anchor.submit(target)).hash)
-        assert receipt is not None
-        return quantity(receipt["gasUsed"])
+    def row(what: str, target: Target, logs: int) -> Row:
+        pending = anchor.submit(target)
+        done = chain.receipt(Evidence.read(pending).hash)
+        assert done is not None
+        provider.ethereum_tester.mine_blocks(70)
+        final = anchor.upgrade(pending, target)
+        assert final.status == "final", final.status
+        return Row(what, quantity(done["gasUsed"]), logs, len(FiledReceipt(1, final).encode()))
 
     # Digests without a zero byte: calldata is dearest then.
     log, root = (bytes(byte or 1 for byte in hashlib.sha256(text).digest()) for text in (b"log", b"root"))
     head, batch = Target(log, root, 2**63 - 1), Target(bytes(32), root, BATCH)
     return [
-        Row("polchain, one head", gas_of(head), 1),
-        Row(f"polchain, batch of {BATCH}", gas_of(batch), BATCH),
+        row("polchain, one head", head, 1),
+        row(f"polchain, batch of {BATCH}", batch, BATCH),
         *(Row(name, gas, 1) for name, gas in EAS.items()),
     ]
+
+
+def token() -> int:
+    """Bytes of a receipt by a time-stamping authority on loopback: a signer under one root."""
+    from tests.stamping import stamping
+
+    with stamping() as authority:
+        target = Target(bytes(32), bytes(32), 1, b"note")
+        receipt = Rfc3161Anchor(Tsa("local", authority.url)).submit(target)
+    return len(FiledReceipt(1, receipt).encode())
 
 
 def table(rows: list[Row]) -> str:
@@ -78,7 +97,10 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     """Measure, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        print(table(measure(Path(folder))))
+        rows = measure(Path(folder))
+    rows.append(Row("RFC 3161, one head", 0, 1, token()))
+    write("gas", [asdict(row) | {"per_log": row.per_log} for row in rows], machine())
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import typer
 
 from polchain.cli import output
 from polchain.cli.options import Json, optional_first
-from polchain.errors import MissingFileError, UsageError
+from polchain.errors import UsageError
 
 if TYPE_CHECKING:
     from polchain.cli.reading import Log
@@ -100,20 +100,27 @@ def log(
     """list the entries of a log."""
     from polchain.cli.reading import log_at
 
-    found = log_at(path)
-    if found.is_claim:
-        output.note(NOT_CHECKED)
-    if as_json:
-        entries = [_entry_json(found, number) for number in range(len(found.entries))]
-        output.answer({"path": str(found.path), "head": _head_json(found), "entries": entries}, "", as_json=True)
-        return
-    columns = [">entry", "kind", ">step", ">loss", ">update", "state"]
-    rows = [list(row) for row in _rows(found)]
-    if found.times:
-        columns.append("committed")
-        for number, row in enumerate(rows):
-            row.append(_moment(found.times.get(number)))
-    output.answer({}, output.table(columns, rows), as_json=False)
+    with log_at(path) as found:
+        if found.is_claim:
+            output.note(NOT_CHECKED)
+        if as_json:
+            entries = [_entry_json(number, data, committed) for number, data, committed in _timed(found)]
+            output.answer({"path": str(found.path), "head": _head_json(found), "entries": entries}, "", as_json=True)
+            return
+        columns = [">entry", "kind", ">step", ">loss", ">update", "state"]
+        if next(found.times(0), None) is not None:
+            columns.append("committed")
+        output.stream(columns, lambda: (row[: len(columns)] for row in _rows(found)))
+
+
+def _timed(found: Log) -> Iterator[tuple[int, bytes, float | None]]:
+    """The entries with their numbers, and when they were committed where that is known."""
+    times = found.times(0)
+    at, committed = next(times, (-1, 0.0))
+    for number, data in enumerate(found.entries()):
+        while 0 <= at < number:
+            at, committed = next(times, (-1, 0.0))
+        yield number, data, committed if at == number else None
 
 
 def show(
@@ -124,36 +131,37 @@ def show(
 ) -> None:
     """show one entry, and prove that it is in the log."""
     from polchain.cli.reading import log_at
-    from polchain.core.entries import CheckpointEntry, leaf_data
-    from polchain.core.merkle import check_inclusion, prove_inclusion
+    from polchain.core.entries import CheckpointEntry, leaf_data, parse_entry
+    from polchain.core.merkle import check_inclusion
 
     path, text = optional_first(words, ("RUN|CLAIM", "N"))
     if not (text.isascii() and text.isdecimal()) or len(text) > 15:
         raise UsageError(f"{text} is not the number of an entry", hint="`polchain log` lists them")
     number = int(text)
-    found = log_at(path)
-    if number >= len(found.entries):
-        raise MissingFileError(f"the log has no entry {number}", hint=f"it has entries 0 to {len(found.entries) - 1}")
-    proof = prove_inclusion(found.hashes, number)
-    check_inclusion(leaf_data(found.entries[number]), number, proof, found.head.size, found.head.root)
-    entry = found.entry(number)
-    manifest = found.manifest(entry.state) if isinstance(entry, CheckpointEntry) else None
-    if found.is_claim:
-        output.note(NOT_CHECKED)
-    value = _entry_json(found, number)
-    value["inclusion"] = {"proof": [f"sha256:{step.hex()}" for step in proof], "head": _head_json(found)}
-    if manifest is not None:
-        value["manifest"] = [row.to_json() for row in manifest.rows]
-    output.answer(value, "" if as_json else _show_text(found, number, proof, manifest), as_json=as_json)
+    with log_at(path) as found:
+        data = found.entry(number)
+        proof = found.prove(number)
+        check_inclusion(leaf_data(data), number, proof, found.head.size, found.head.root)
+        entry = parse_entry(data)
+        manifest = found.manifest(entry.state) if isinstance(entry, CheckpointEntry) else None
+        if found.is_claim:
+            output.note(NOT_CHECKED)
+        at, committed = next(found.times(number), (-1, 0.0))
+        value = _entry_json(number, data, committed if at == number else None)
+        value["inclusion"] = {"proof": [f"sha256:{step.hex()}" for step in proof], "head": _head_json(found)}
+        if manifest is not None:
+            value["manifest"] = [row.to_json() for row in manifest.rows]
+        shown = "" if as_json else _show_text(found, number, data, proof, manifest)
+    output.answer(value, shown, as_json=as_json)
 
 
-def _show_text(found: Log, number: int, proof: Sequence[bytes], manifest: Manifest | None) -> str:
-    body = json.dumps(_with_decimals(_decoded(found, number)), indent=2, ensure_ascii=True)
+def _show_text(found: Log, number: int, data: bytes, proof: Sequence[bytes], manifest: Manifest | None) -> str:
+    body = json.dumps(_with_decimals(_decoded(data)), indent=2, ensure_ascii=True)
     parts = [
         output.fields(
             [
-                ("entry", f"{number} of {len(found.entries)}"),
-                ("leaf hash", f"sha256:{found.hashes[number].hex()}"),
+                ("entry", f"{number} of {found.head.size}"),
+                ("leaf hash", _leaf_hash(data)),
                 ("head", f"sha256:{found.head.root.hex()}, size {found.head.size}, {found.head.origin}"),
                 *[(f"proof {i}", f"sha256:{step.hex()}") for i, step in enumerate(proof)],
                 ("checked", "the entry is in the tree that the head signs"),
@@ -168,18 +176,18 @@ def _show_text(found: Log, number: int, proof: Sequence[bytes], manifest: Manife
 
 
 def _rows(found: Log) -> Iterator[tuple[object, ...]]:
-    from polchain.core.entries import CheckpointEntry, Final
+    from polchain.core.entries import CheckpointEntry, Final, parse_entry
 
-    for number in range(len(found.entries)):
-        entry = found.entry(number)
+    for number, data, committed in _timed(found):
+        entry = parse_entry(data)
+        step: object = ""
+        loss = update = state = ""
+        if isinstance(entry, CheckpointEntry | Final):
+            step, state = entry.step, entry.state.hex[:SHORT]
         if isinstance(entry, CheckpointEntry):
             update = f"{entry.update.l2:.4g}" if entry.update is not None else ""
             loss = f"{entry.loss:.4g}" if entry.loss is not None else ""
-            yield number, entry.kind, entry.step, loss, update, entry.state.hex[:SHORT]
-        elif isinstance(entry, Final):
-            yield number, entry.kind, entry.step, "", "", entry.state.hex[:SHORT]
-        else:
-            yield number, entry.kind, "", "", "", ""
+        yield number, entry.kind, step, loss, update, state, _moment(committed)
 
 
 def _manifest_row(row: Row) -> tuple[object, ...]:
@@ -194,22 +202,25 @@ def _manifest_row(row: Row) -> tuple[object, ...]:
     return row.name, "file, unopened", "", row.size, row.digest.hex[:SHORT]
 
 
-def _entry_json(found: Log, number: int) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "number": number,
-        "leaf_hash": f"sha256:{found.hashes[number].hex()}",
-        "entry": _decoded(found, number),
-    }
-    if number in found.times:
-        value["committed_at"] = found.times[number]
+def _entry_json(number: int, data: bytes, committed: float | None) -> dict[str, Any]:
+    value: dict[str, Any] = {"number": number, "leaf_hash": _leaf_hash(data), "entry": _decoded(data)}
+    if committed is not None:
+        value["committed_at"] = committed
     return value
 
 
-def _decoded(found: Log, number: int) -> Any:
+def _leaf_hash(data: bytes) -> str:
+    from polchain.core.entries import leaf_data
+    from polchain.core.merkle import leaf_hash
+
+    return f"sha256:{leaf_hash(leaf_data(data)).hex()}"
+
+
+def _decoded(data: bytes) -> Any:
     from polchain.core.encoding import decode
     from polchain.core.entries import ENTRY_LIMIT
 
-    return decode(found.entries[number], limit=ENTRY_LIMIT, what="entry")
+    return decode(data, limit=ENTRY_LIMIT, what="entry")
 
 
 def _with_decimals(value: Any) -> Any:

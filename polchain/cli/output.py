@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TextIO, cast
 
@@ -119,19 +119,41 @@ def fields(rows: Iterable[tuple[str, object]]) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table without lines, as wide as it needs to be. A column of numbers is named with a leading `>`."""
+    kept = [tuple(row) for row in rows]
+    return "\n".join(_table_lines(columns, lambda: kept))
+
+
+def stream(columns: Sequence[str], rows: Callable[[], Iterable[Sequence[object]]]) -> None:
+    """Print a table as the answer, a row at a time; the rows are made twice, first to see how wide they are."""
+    try:
+        for line in _table_lines(columns, rows):
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderLeft from error
+
+
+def _table_lines(columns: Sequence[str], rows: Callable[[], Iterable[Sequence[object]]]) -> Iterator[str]:
     right = [name.startswith(">") for name in columns]
-    cells = [[name.removeprefix(">") for name in columns]]
-    cells += [["" if cell is None else sanitise(str(cell)) for cell in row] for row in rows]
-    widths = [max(columns_of(row[i]) for row in cells) for i in range(len(columns))]
-    lines = []
-    for row in cells:
+    names = [name.removeprefix(">") for name in columns]
+    widths = [columns_of(name) for name in names]
+    for row in rows():
+        widths = [max(width, columns_of(_cell(cell))) for width, cell in zip(widths, row, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
         parts = [
             " " * (width - columns_of(cell)) + cell if flush else cell + " " * (width - columns_of(cell))
-            for cell, width, flush in zip(row, widths, right, strict=True)
+            for cell, width, flush in zip(cells, widths, right, strict=True)
         ]
-        lines.append("  ".join(parts).rstrip())
-    lines[0] = styled(lines[0], "bold")
-    return "\n".join(lines)
+        return "  ".join(parts).rstrip()
+
+    yield styled(line(names), "bold")
+    for row in rows():
+        yield line([_cell(cell) for cell in row])
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else sanitise(str(value))
 
 
 def count(number: int, noun: str) -> str:

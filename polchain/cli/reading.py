@@ -1,8 +1,13 @@
-"""A log as the commands that show things read it: of a run, or of a claim."""
+"""A log as the commands that show things read it: of a run, or of a claim.
+
+A run's log is read as it is shown, and its proofs come from its tiles; a claim's is read once to see that its head
+signs it, and again as it is shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,76 +15,108 @@ from pathlib import Path
 from polchain.core.archive import is_archive
 from polchain.core.claim import LISTING, Claim
 from polchain.core.digest import Digest
-from polchain.core.entries import Entry, leaf_data, parse_entry
+from polchain.core.entries import KeyChange, leaf_data, parse_entry
 from polchain.core.genesis import Genesis
-from polchain.core.keyline import changes_of, key_line
+from polchain.core.keyline import key_line
 from polchain.core.manifest import Manifest
-from polchain.core.merkle import leaf_hash, root
+from polchain.core.merkle import leaf_hash, prove_inclusion, root
 from polchain.core.note import TreeHead, origin_of
-from polchain.errors import ChainError, CheckpointMissingError
+from polchain.errors import ChainError, CheckpointMissingError, MissingFileError
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger, find_run
 
-__all__ = ["Log", "log_at", "read_log"]
+__all__ = ["Log", "log_at"]
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Entries and the signed head over them. That the head signs these entries was checked; nothing else was.
+    """A log under its signed head. That the head signs its tree was checked; nothing else was.
 
     Attributes:
-        times: when this machine committed each entry, by number; a claim has none.
+        head: the signed head; its size is the number of entries.
+        entries: the entries' bytes, in order.
+        entry: one entry's bytes.
+        prove: the proof that an entry is in the tree.
+        times: when this machine committed each entry, in order, where a run says so; a claim has none.
         manifest: the rows of a state, or None where they are not there.
     """
 
     path: Path
     is_claim: bool
-    entries: tuple[bytes, ...]
-    hashes: tuple[bytes, ...]
     head: TreeHead
-    genesis: Genesis
-    times: Mapping[int, float]
+    entries: Callable[[], Iterator[bytes]]
+    entry: Callable[[int], bytes]
+    prove: Callable[[int], list[bytes]]
+    times: Callable[[int], Iterator[tuple[int, float]]]
     manifest: Callable[[Digest], Manifest | None]
 
-    def entry(self, number: int) -> Entry:
-        """One entry, parsed."""
-        return parse_entry(self.entries[number])
 
-
-def log_at(path: Path | None) -> Log:
-    """The log of a run or claim, or of the run that is meant where none is named (`find_run`)."""
-    return read_log(find_run(path))
-
-
-def read_log(path: Path) -> Log:
-    """Read a log, and check that its head signs it.
+@contextmanager
+def log_at(path: Path | None) -> Iterator[Log]:
+    """The log of a run or claim, or of the run that is meant where none is named (`find_run`).
 
     Raises:
         MissingFileError: neither a run nor a claim is there.
         EvidenceError: it is damaged.
     """
+    found = find_run(path)
     # A claim is a stranger's: a database that he puts beside its listing is not opened.
-    is_claim = (path / LISTING).exists() or is_archive(path)
-    times: Mapping[int, float] = {}
-    manifest: Callable[[Digest], Manifest | None]
-    if is_claim:
-        claim = Claim.read(path)
-        manifest = claim.manifest
-        entries, note = tuple(claim.entries()), claim.head()
+    if (found / LISTING).exists() or is_archive(found):
+        yield _of_claim(found)
     else:
-        with Ledger(path) as ledger:
-            # A writer may append meanwhile: what is shown ends with the head that was read.
-            entries, note = tuple(islice(ledger.entries(), ledger.size)), ledger.head()
-            times, manifest = ledger.times(), _kept(CheckpointStore(path))
-    genesis = parse_entry(entries[0]) if entries else None
-    if not isinstance(genesis, Genesis):
+        with Ledger(found) as ledger:
+            yield _of_run(found, ledger)
+
+
+def _of_run(path: Path, ledger: Ledger) -> Log:
+    # A writer may append meanwhile: what is shown ends with the head that was read.
+    head = ledger.keys.open(ledger.head(), ledger.origin)
+    if (head.size, head.root) != (ledger.size, ledger.root.value):
+        raise ChainError(f"the head at {path} signs another log than the one beside it")
+    return Log(
+        path,
+        False,
+        head,
+        lambda: islice(ledger.entries(), ledger.size),
+        lambda number: next(_bounded(ledger.entries(number), number, ledger.size)),
+        ledger.prove_inclusion,
+        ledger.times_from,
+        _kept(CheckpointStore(path)),
+    )
+
+
+def _of_claim(path: Path) -> Log:
+    claim = Claim.read(path)
+    genesis: Genesis | None = None
+    changes, hashes = [], []
+    for number, data in enumerate(claim.entries()):
+        entry = parse_entry(data)
+        if number == 0 and isinstance(entry, Genesis):
+            genesis = entry
+        if isinstance(entry, KeyChange):
+            changes.append((number, entry))
+        hashes.append(leaf_hash(leaf_data(data)))
+    if genesis is None:
         raise ChainError(f"the log at {path} does not begin with a genesis")
-    keys = key_line(genesis, changes_of(map(parse_entry, entries)), len(entries))
-    head = keys.open(note, origin_of(genesis.key, genesis.run_id))
-    hashes = tuple(leaf_hash(leaf_data(data)) for data in entries)
+    head = key_line(genesis, changes, len(hashes)).open(claim.head(), origin_of(genesis.key, genesis.run_id))
     if (head.size, head.root) != (len(hashes), root(hashes)):
         raise ChainError(f"the head at {path} signs another log than the one beside it")
-    return Log(path, is_claim, entries, hashes, head, genesis, times, manifest)
+    return Log(
+        path,
+        True,
+        head,
+        claim.entries,
+        lambda number: next(_bounded(islice(claim.entries(), number, None), number, len(hashes))),
+        lambda number: prove_inclusion(hashes, number),
+        lambda first: iter(()),
+        claim.manifest,
+    )
+
+
+def _bounded(entries: Iterator[bytes], number: int, size: int) -> Iterator[bytes]:
+    if number >= size:
+        raise MissingFileError(f"the log has no entry {number}", hint=f"it has entries 0 to {size - 1}")
+    return entries
 
 
 def _kept(store: CheckpointStore) -> Callable[[Digest], Manifest | None]:

@@ -116,20 +116,12 @@ class Claim:
         self.places[name].check(self.files[name], LISTING)
 
     def entries(self) -> Iterator[bytes]:
-        """The log's entries, in order, as bytes."""
-        data = self._read(ENTRIES, ENTRIES_LIMIT)
-        if not data.endswith(b"\n"):
-            raise FormatError(f"{ENTRIES}: the last line is not ended")
-        count = data.count(b"\n")
-        if count > MAX_ENTRIES:
-            raise FormatError(f"{ENTRIES}: more than {MAX_ENTRIES} entries")
-        start = 0
-        for number in range(count):
-            end = data.index(b"\n", start)
-            if end - start > ENTRY_LIMIT:
-                raise FormatError(f"{ENTRIES}: entry {number} is over {ENTRY_LIMIT} bytes")
-            yield data[start:end]
-            start = end + 1
+        """The log's entries, in order, as bytes; the file is read as they are asked for."""
+        place = self.places.get(ENTRIES, Place(self.path / ENTRIES))
+        for number, line in enumerate(place.lines(ENTRIES, ENTRIES_LIMIT, ENTRY_LIMIT)):
+            if number == MAX_ENTRIES:
+                raise FormatError(f"{ENTRIES}: more than {MAX_ENTRIES} entries")
+            yield line
 
     def head(self) -> bytes:
         """The last signed head, as bytes."""

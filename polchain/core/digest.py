@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -25,7 +26,7 @@ import blake3 as _blake3
 
 from polchain.errors import FormatError, UsageError
 
-__all__ = ["TAGS", "Buffer", "Digest", "blake3", "blake3_each", "blake3_keyed", "sha256", "tag"]
+__all__ = ["TAGS", "Buffer", "Digest", "blake3", "blake3_each", "blake3_keyed", "blake3_of", "sha256", "tag"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -62,9 +63,10 @@ _TEXT: Final = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 
 # Below this, starting threads costs more than it saves.
 _PARALLEL: Final = 1 << 20
-
-# Up to this, looking up a digest is cheaper than hashing: an optimizer counts its steps once a parameter, all alike.
+_HUGE: Final = 1 << 26
 _TINY: Final = 64
+# A thread that is done early takes another share.
+_SHARES: Final = 8
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -150,23 +152,61 @@ def blake3(data: Buffer, *more: Buffer) -> Digest:
 
 
 def blake3_each(buffers: Iterable[Buffer]) -> list[Digest]:
-    """BLAKE3 of each buffer by itself, in order: one call for tens of thousands of small ones.
+    """BLAKE3 of each buffer by itself, in order.
+
+    Each is hashed by one thread, several at a time: spreading one of a few megabytes over threads takes longer. Only
+    one that is huge is spread.
 
     Raises:
         UsageError: a memoryview that is not contiguous.
     """
+    views = [_flat(data) for data in buffers]
+    total, cores = sum(map(len, views)), len(os.sched_getaffinity(0))
+    if total <= _PARALLEL or cores < 2:
+        return _one_by_one(views)
+    share, start, held = max(_PARALLEL, total // (_SHARES * cores)), 0, 0
+    stretches: list[tuple[int, int]] = []
+    for number, view in enumerate(views):
+        held += len(view)
+        if held >= share or number == len(views) - 1:
+            stretches.append((start, number + 1))
+            start, held = number + 1, 0
+    with ThreadPoolExecutor(cores) as pool:
+        done = pool.map(lambda stretch: _one_by_one(views[slice(*stretch)]), stretches)
+        return [digest for some in done for digest in some]
+
+
+def _one_by_one(views: Iterable[bytes | bytearray | memoryview]) -> list[Digest]:
     digests: list[Digest] = []
+    # An optimizer counts its steps once a parameter, all alike: looking up is cheaper than hashing.
     tiny: dict[bytes, Digest] = {}
-    for data in buffers:
-        if (data.nbytes if isinstance(data, memoryview) else len(data)) > _TINY:
-            digests.append(blake3(data))
-            continue
-        text = bytes(_flat(data))
-        found = tiny.get(text)
-        if found is None:
-            found = tiny[text] = Digest("blake3", _blake3.blake3(text).digest())
-        digests.append(found)
+    for view in views:
+        if len(view) > _HUGE:
+            digests.append(blake3(view))
+        elif len(view) > _TINY:
+            digests.append(Digest("blake3", _blake3.blake3(view, max_threads=1).digest()))
+        else:
+            text = bytes(view)
+            found = tiny.get(text)
+            if found is None:
+                found = tiny[text] = Digest("blake3", _blake3.blake3(text).digest())
+            digests.append(found)
     return digests
+
+
+def blake3_of(pieces: Iterable[Buffer]) -> Digest:
+    """BLAKE3 of large pieces, one after the other; each is done with before the next is asked for.
+
+    Raises:
+        UsageError: a memoryview that is not contiguous.
+    """
+    hasher = _blake3.blake3(max_threads=1)
+    for number, piece in enumerate(pieces):
+        view = _flat(piece)
+        if number == 0 and len(view) > _PARALLEL:
+            hasher = _blake3.blake3(max_threads=_threads.claim())
+        hasher.update(view)
+    return Digest("blake3", hasher.digest())
 
 
 def sha256(data: Buffer, *more: Buffer) -> Digest:

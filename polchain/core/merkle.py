@@ -32,6 +32,8 @@ __all__ = [
     "Hash",
     "check_consistency",
     "check_inclusion",
+    "consistency_path",
+    "inclusion_path",
     "leaf_hash",
     "node_hash",
     "prove_consistency",
@@ -42,6 +44,8 @@ __all__ = [
 Hash: TypeAlias = bytes
 
 EMPTY_ROOT: Final[Hash] = hashlib.sha256().digest()
+
+_PIECE: Final = 4096  # a power of two
 
 
 def leaf_hash(leaf: bytes) -> Hash:
@@ -58,7 +62,12 @@ def root(leaf_hashes: Sequence[Hash]) -> Hash:
     """The root of the tree (RFC 6962, 2.1)."""
     if not leaf_hashes:
         return EMPTY_ROOT
-    level = list(leaf_hashes)
+    # A long list piece by piece, each a complete subtree but the last: it may be one that makes its items.
+    level = (
+        list(leaf_hashes)
+        if len(leaf_hashes) <= _PIECE
+        else [root(leaf_hashes[start : start + _PIECE]) for start in range(0, len(leaf_hashes), _PIECE)]
+    )
     while len(level) > 1:
         level = _parents(level)
     return level[0]
@@ -76,10 +85,29 @@ class Frontier:
         self._size = 0
         self._subtrees: list[Hash] = []
 
+    @classmethod
+    def of(cls, size: int, subtrees: Sequence[Hash]) -> Frontier:
+        """A frontier of `size` leaves, from the roots of its complete subtrees, largest first.
+
+        Raises:
+            UsageError: a tree of that size has another number of them.
+        """
+        if len(subtrees) != size.bit_count():
+            raise UsageError(f"a tree of {size} has {size.bit_count()} complete subtrees, not {len(subtrees)}")
+        made = cls()
+        made._size = size
+        made._subtrees = list(subtrees)
+        return made
+
     @property
     def size(self) -> int:
         """How many leaves were appended."""
         return self._size
+
+    @property
+    def subtrees(self) -> tuple[Hash, ...]:
+        """The roots of the complete subtrees, largest first."""
+        return tuple(self._subtrees)
 
     def append(self, leaf_hash: Hash) -> None:
         """Add one leaf."""
@@ -115,18 +143,28 @@ def prove_inclusion(leaf_hashes: Sequence[Hash], index: int) -> list[Hash]:
     Raises:
         UsageError: no such leaf.
     """
-    if not 0 <= index < len(leaf_hashes):
-        raise UsageError(f"leaf {index} of a tree of {len(leaf_hashes)} cannot be proved")
-    proof: list[Hash] = []
-    level = list(leaf_hashes)
-    while len(level) > 1:
-        # The last node of an odd level has no sibling: it rises as it is.
-        sibling = index ^ 1
-        if sibling < len(level):
-            proof.append(level[sibling])
-        level = _parents(level)
-        index >>= 1
-    return proof
+    return [root(leaf_hashes[start:end]) for start, end in inclusion_path(index, len(leaf_hashes))]
+
+
+def inclusion_path(index: int, size: int) -> list[tuple[int, int]]:
+    """The leaves, from and up to, under each hash of `prove_inclusion`'s proof, lowest first.
+
+    Raises:
+        UsageError: no such leaf.
+    """
+    if not 0 <= index < size:
+        raise UsageError(f"leaf {index} of a tree of {size} cannot be proved")
+    path: list[tuple[int, int]] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            path.append((middle, end))
+            end = middle
+        else:
+            path.append((start, middle))
+            start = middle
+    return path[::-1]
 
 
 def check_inclusion(leaf: bytes, index: int, proof: Sequence[Hash], size: int, root: Hash) -> None:
@@ -166,24 +204,32 @@ def prove_consistency(leaf_hashes: Sequence[Hash], old_size: int) -> list[Hash]:
     Raises:
         UsageError: the old tree is larger than the new one.
     """
-    size = len(leaf_hashes)
+    return [root(leaf_hashes[start:end]) for start, end in consistency_path(old_size, len(leaf_hashes))]
+
+
+def consistency_path(old_size: int, size: int) -> list[tuple[int, int]]:
+    """The leaves, from and up to, under each hash of `prove_consistency`'s proof, lowest first.
+
+    Raises:
+        UsageError: the old tree is larger than the new one.
+    """
     if not 0 <= old_size <= size:
         raise UsageError(f"a tree of {size} does not extend a tree of {old_size}")
     if old_size in (0, size):
         return []
     # SUBPROOF without its recursion: go down to the node where the old tree ends, take each sibling on the way.
-    siblings: list[Hash] = []
+    siblings: list[tuple[int, int]] = []
     start, end = 0, size
     while old_size != end:
         middle = start + _split(end - start)
         if old_size <= middle:
-            siblings.append(root(leaf_hashes[middle:end]))
+            siblings.append((middle, end))
             end = middle
         else:
-            siblings.append(root(leaf_hashes[start:middle]))
+            siblings.append((start, middle))
             start = middle
     # A checker knows the old root already, where it is a node of the new tree.
-    bottom = [root(leaf_hashes[start:end])] if start else []
+    bottom = [(start, end)] if start else []
     return bottom + siblings[::-1]
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "PublicKey",
     "Signature",
     "TreeHead",
+    "is_head",
     "key_id",
     "open_head",
     "open_note",
@@ -76,6 +77,7 @@ _SSH_FILE: Final = re.compile(
 )
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NO_NAME: Final = re.compile(r"[\s+\x00-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +387,25 @@ def open_head(data: bytes, origin: str, key: PublicKey) -> TreeHead:
     return head
 
 
+def is_head(data: bytes, head: TreeHead, key: PublicKey) -> bool:
+    """Whether these bytes are the note that `key` signs over `head`: what `open_head` would give back, but quicker.
+
+    False says no more than that: `open_head` says what is wrong.
+    """
+    message = head.text().encode()
+    lead = message + f"\n{_DASH}{head.origin} ".encode()
+    if not (data.startswith(lead) and data.endswith(b"\n")):
+        return False
+    try:
+        blob = base64.b64decode(data[len(lead) : -1], validate=True)
+        if base64.b64encode(blob) != data[len(lead) : -1] or blob[:4] != key_id(head.origin, key):
+            return False
+        key.verify(blob[4:], message)
+    except (ValueError, SignatureError):
+        return False
+    return True
+
+
 def _verify(text: str, signatures: tuple[Signature, ...], name: str, key: PublicKey) -> None:
     wanted = key_id(name, key)
     found = [line for line in signatures if line.name == name and line.key_id == wanted]
@@ -415,7 +436,7 @@ def _check_text(text: str) -> None:
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not name:
         raise FormatError("note: a signer without a name")
-    if any(c.isspace() or c == "+" or c < " " for c in name):
+    if _NO_NAME.search(name):
         raise FormatError("note: a signer's name holds no spaces, controls or '+'")
     _to_utf8(name)
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from polchain.core.archive import Member, open_plain
-from polchain.core.digest import Digest, blake3
+from polchain.core.digest import Digest, blake3, blake3_of
 from polchain.core.genesis import FileRef
 from polchain.errors import FormatError, MissingFileError
 
 __all__ = ["Place", "hash_file"]
 
 PIECE = 16 * 1024 * 1024
+LINES = 1024 * 1024
+WINDOW = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,41 @@ class Place:
         if len(data) != size or (self.member is not None and zlib.crc32(data) != self.member.crc):
             raise FormatError(f"{name} changed while the claim was read")
         return data
+
+    def lines(self, name: str, limit: int, longest: int) -> Iterator[bytes]:
+        """The lines, without their newlines, a piece of the file at a time; `name` is for messages.
+
+        Args:
+            limit: bytes of the file.
+            longest: bytes of a line.
+
+        Raises:
+            MissingFileError: there is no such file, or it cannot be read.
+            FormatError: not a plain file, over a limit, the last line is not ended, or it changed meanwhile.
+        """
+        with self._opened(name) as (file, size):
+            if size > limit:
+                raise FormatError(f"{name} is {size} bytes, over the limit of {limit}")
+            start = file.tell()
+            file.seek(start + max(size - 1, 0))
+            if file.read(1) != b"\n":
+                raise FormatError(f"{name}: the last line is not ended")
+            file.seek(start)
+            left, crc, rest, number = size, 0, b"", 0
+            while left and (piece := file.read(min(left, LINES))):
+                left -= len(piece)
+                if self.member is not None:
+                    crc = zlib.crc32(piece, crc)
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if len(line) > longest:
+                        raise FormatError(f"{name}: entry {number} is over {longest} bytes")
+                    yield line
+                    number += 1
+                if len(rest) > longest:
+                    raise FormatError(f"{name}: entry {number} is over {longest} bytes")
+            if left or rest or (file.read(1) if self.member is None else crc != self.member.crc):
+                raise FormatError(f"{name} changed while the claim was read")
 
     def check(self, ref: FileRef, listing: str, *, hashed: bool = True) -> None:
         """Compare length and digest with what a listing says; in an archive also the checksum.
@@ -122,5 +159,13 @@ def hash_file(path: Path) -> Digest:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             return blake3(b"")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view, memoryview(view) as data:
-            return blake3(data)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            return blake3_of(_pieces(view))
+
+
+def _pieces(view: mmap.mmap) -> Iterator[memoryview]:
+    """A mapped file in large pieces, each of them let go: its pages would count as this process's."""
+    for start in range(0, len(view), WINDOW):
+        with memoryview(view) as data, data[start : start + WINDOW] as piece:
+            yield piece
+        view.madvise(mmap.MADV_DONTNEED, start, min(WINDOW, len(view) - start))

@@ -93,7 +93,11 @@ def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], Non
 
 def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
     try:
-        ledger.check()
+        if not ledger.check():
+            found.leftovers.append(f"{DATABASE}: tiles that are not those of its entries")
+            if repair:
+                ledger.mend_tree()
+                found.mended.append(found.leftovers[-1])
     except EvidenceError as error:
         found.damage.append(f"{DATABASE}: {error}")
     path, last = found.path / HEAD, ledger.head()

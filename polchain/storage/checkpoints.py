@@ -17,7 +17,7 @@ import struct
 from pathlib import Path
 
 from polchain.core.claim import checkpoint_name, manifest_name
-from polchain.core.digest import Digest, blake3
+from polchain.core.digest import Digest, blake3_each
 from polchain.core.manifest import DTYPES, MANIFEST_LIMIT, Manifest, Snapshot, TensorRow
 from polchain.core.place import Place
 from polchain.errors import CheckpointMissingError, ManifestError, StorageError
@@ -113,7 +113,8 @@ def read_tensors(where: Path | Place, manifest: Manifest) -> Snapshot:
     for row in rows:
         buffers[row.name] = view[at : at + row.size]
         at += row.size
-        if blake3(buffers[row.name]) != row.digest:
+    for row, digest in zip(rows, blake3_each(buffers.values()), strict=True):
+        if digest != row.digest:
             raise ManifestError(f"{path.name}: the bytes of {row.name} are not the ones that the log commits to")
     return Snapshot(manifest, buffers)
 

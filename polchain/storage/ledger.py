@@ -1,6 +1,7 @@
 """The run's ledger: a SQLite file, its signed head beside it.
 
     ledger.db    entries(number, data)   heads(size, note)   sidecar(number, committed_at)   notes(name, value)
+                 tiles, changes: hashes of the tree, to be made again from the entries (`storage.tree`)
     head.note    the last head, renamed into place after each append
     lock         held by the one process that writes, and not by what it forks
 
@@ -8,6 +9,9 @@ An append is one transaction (WAL, synchronous=FULL): the entry goes in, is read
 goes in beside it. Only when it is durable does `head.note` follow. So a crash leaves a head.note that is at most
 behind, which the next writer mends; one that is *ahead* means that the database was put back to an older state, and is
 refused.
+
+Opening reads the end of the log and the tiles before it, which must give the root that the last head signs; where they
+do not, or are not there, it reads every entry. A writer's log rebuilds that root, or is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +32,9 @@ from polchain.core.digest import Digest
 from polchain.core.entries import Entry, KeyChange, encode_entry, leaf_data, parse_entry
 from polchain.core.genesis import Genesis
 from polchain.core.keyline import KeyLine, key_line
-from polchain.core.merkle import Frontier, leaf_hash
+from polchain.core.merkle import Frontier, Hash, check_consistency, check_inclusion, leaf_hash
 from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
+from polchain.core.tiles import WIDTH, Edge, TileTree
 from polchain.errors import (
     ChainError,
     EvidenceError,
@@ -41,7 +46,10 @@ from polchain.errors import (
     StorageError,
     UsageError,
 )
+from polchain.storage.checking import check_entries
 from polchain.storage.checkpoints import make_folder, sync_folder
+from polchain.storage.headfile import replace_file
+from polchain.storage.tree import TreeTable
 
 __all__ = ["Ledger", "find_run", "locked", "no_run"]
 
@@ -63,7 +71,7 @@ class Ledger:
             RunLockedError: another process is writing to it.
             KeyMismatchError: the key is not the run's.
             RolledBackError: the ledger is older than its head.note.
-            FormatError, ChainError: the ledger is damaged.
+            FormatError, ChainError: the ledger is damaged; with a key, its entries are not those that its head signs.
         """
         self.folder = folder
         if not (folder / DATABASE).exists():
@@ -73,11 +81,15 @@ class Ledger:
         self.frontier = Frontier()
         self.keys: KeyLine
         self._changes: list[tuple[int, KeyChange]] = []
+        self._edge = Edge()
+        self._tiles: dict[tuple[int, int], bytes] | None = None  # where the database has none, or wrong ones
         try:
             self.db = _open(folder / DATABASE)
             _check_schema(self.db)
+            self.tree = TreeTable(self.db.conn)
             self.genesis = self._read_genesis()
-            self._load()
+            if not self._load_end():
+                self._load_all()
             if key is not None:
                 wanted = self.keys.signer(self.size + 1)
                 if key.public not in (wanted, self.genesis.recovery):
@@ -86,7 +98,9 @@ class Ledger:
                         hint="give the key that the run was started with, or changed to: --key-file",
                     )
                 self._check_published()
+                self._check_root()
                 self._mend_head()
+                self._keep_tree()
         except sqlite3.Error as error:
             self._unlock()
             raise FormatError(f"{folder / DATABASE} cannot be read: {error}") from error
@@ -117,6 +131,7 @@ class Ledger:
             db["heads"].create({"size": int, "note": bytes}, pk="size")  # type: ignore[union-attr]
             db["sidecar"].create({"number": int, "committed_at": float}, pk="number")  # type: ignore[union-attr]
             db["notes"].create({"name": str, "value": str}, pk="name")  # type: ignore[union-attr]
+            TreeTable(db.conn).create()
             data = encode_entry(genesis)
             frontier = Frontier()
             frontier.append(leaf_hash(leaf_data(data)))
@@ -185,23 +200,35 @@ class Ledger:
             with _transaction(self.db):
                 self.db.conn.execute("INSERT INTO entries VALUES (?, ?)", (number, data))
                 (stored,) = self.db.conn.execute("SELECT data FROM entries WHERE number = ?", (number,)).fetchone()
-                grown = self.frontier.copy()
-                grown.append(leaf_hash(leaf_data(stored)))
+                leaf = leaf_hash(leaf_data(stored))
+                grown, edge = self.frontier.copy(), self._edge.copy()
+                grown.append(leaf)
+                self.tree.write(edge.append(leaf))
+                if isinstance(entry, KeyChange):
+                    self.tree.write_change(number)
                 head = TreeHead(self.origin, grown.size, grown.root())
                 note = sign_head(head, self.key)
                 self.db.conn.execute("INSERT INTO heads VALUES (?, ?)", (head.size, note))
                 self.db.conn.execute("INSERT INTO sidecar VALUES (?, ?)", (number, time.time()))
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"the ledger refused an entry: {error}", hint="free some space, then go on") from error
-        self.frontier = grown
+        self.frontier, self._edge = grown, edge
         self._changes, self.keys = changes, keys
         self._write_head(note)
         return head
 
     def entries(self, start: int = 0) -> Iterator[bytes]:
-        """The entries' bytes, in order."""
-        query = "SELECT data FROM entries WHERE number >= ? ORDER BY number"
-        for (data,) in self.db.conn.execute(query, (start,)):
+        """The entries' bytes, in order.
+
+        Raises:
+            ChainError, FormatError: one is missing, or is not bytes.
+        """
+        query = "SELECT number, data FROM entries WHERE number >= ? ORDER BY number"
+        for number, (stored, data) in enumerate(self.db.conn.execute(query, (start,)), start=start):
+            if stored != number:
+                raise ChainError(f"entry {number} is missing from the ledger")
+            if not isinstance(data, bytes):
+                raise FormatError(f"entry {number} of the ledger is not bytes")
             yield data
 
     def entry(self, number: int) -> Entry:
@@ -230,6 +257,12 @@ class Ledger:
         """When each entry was committed by this machine's clock, seconds since 1970. Signed by nobody."""
         return dict(self.db.conn.execute("SELECT number, committed_at FROM sidecar"))
 
+    def times_from(self, first: int) -> Iterator[tuple[int, float]]:
+        """The entries from `first` on that have such a time, with it, in order."""
+        yield from self.db.conn.execute(
+            "SELECT number, committed_at FROM sidecar WHERE number >= ? ORDER BY number", (first,)
+        )
+
     def note(self, name: str) -> str | None:
         """A private note of the run's, such as the seed's value before `start` publishes it."""
         row = self.db.conn.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
@@ -247,27 +280,95 @@ class Ledger:
         except sqlite3.Error as error:
             raise StorageError(f"the ledger refused a note: {error}", hint="free some space, then go on") from error
 
-    def check(self) -> None:
+    def prove_inclusion(self, number: int) -> list[Hash]:
+        """The proof that an entry is in the tree of all entries, checked before it is given.
+
+        Raises:
+            MissingFileError: there is no entry with that number.
+            ChainError: the entries are not those that the last head signs.
+        """
+        row = self.db.conn.execute("SELECT data FROM entries WHERE number = ?", (number,)).fetchone()
+        if row is None or number >= self.size or not isinstance(row[0], bytes):
+            raise MissingFileError(f"the log has no entry {number}", hint=f"it has entries 0 to {self.size - 1}")
+        root, leaf = self.root.value, leaf_data(row[0])
+        return self._prove(
+            lambda tree: tree.prove_inclusion(number),
+            lambda proof: check_inclusion(leaf, number, proof, self.size, root),
+        )
+
+    def prove_consistency(self, old_size: int) -> list[Hash]:
+        """The proof that the tree of all entries extends the one that the head of `old_size` signs, checked.
+
+        Raises:
+            ChainError: there is no head of that size, or the entries are not those that the heads sign.
+        """
+        note, root = self._note(old_size), self.root.value
+        if note is None or old_size > self.size:
+            raise ChainError(f"no head of size {old_size}")
+        old = self.keys.open(note, self.origin)
+        return self._prove(
+            lambda tree: tree.prove_consistency(old_size),
+            lambda proof: check_consistency(old.size, old.root, self.size, root, proof),
+        )
+
+    def _prove(self, make: Callable[[TileTree], list[Hash]], check: Callable[[list[Hash]], None]) -> list[Hash]:
+        try:
+            proof = make(self._tree(self._tiles))
+            check(proof)
+        except (EvidenceError, sqlite3.Error):
+            # The tiles are wrong, or an entry is: the entries themselves say which.
+            try:
+                proof = make(self._tree(self._tiles_of_entries()))
+                check(proof)
+            except EvidenceError as error:
+                raise ChainError(f"the entries are not those that the heads sign: {error}") from error
+        return proof
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> bool:
         """Check the whole ledger: every entry links to the root before it, and every head signs its tree.
+
+        Args:
+            progress: called with how many entries were checked, and of how many.
+
+        Returns:
+            Whether the stored tiles, where there are any, are those of the entries.
 
         Raises:
             ChainError, FormatError, SignatureError: which entry is wrong, and how.
         """
-        frontier = Frontier()
-        for number, data in enumerate(self.entries()):
-            entry = parse_entry(data)
-            if entry.prev.value != frontier.root():
-                raise ChainError(f"entry {number} does not follow the one before it")
-            frontier.append(leaf_hash(leaf_data(data)))
-            note = self._note(number + 1)
-            if note is None:
-                raise ChainError(f"no head of size {number + 1}")
-            head = self.keys.open(note, self.origin)
-            if (head.size, head.root) != (frontier.size, frontier.root()):
-                raise ChainError(f"the head of size {number + 1} signs another tree")
+        found = check_entries(self.rows(), self.keys, self.origin, self.size, progress)
         (heads,) = self.db.conn.execute("SELECT COUNT(*) FROM heads").fetchone()
-        if heads != frontier.size:
+        if heads != found.size:
             raise ChainError("the ledger holds heads of entries that it does not hold")
+        changes = [number for number in found.suspects if isinstance(self.entry(number), KeyChange)]
+        if changes != [number for number, _ in self._changes]:
+            raise ChainError("the log's key was changed by other entries than those that the ledger names")
+        return not self.tree.there or self.tree.holds(found.tiles, changes)
+
+    def mend_tree(self) -> None:
+        """Make the stored tiles again; for whoever has checked the ledger and keeps writers out.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        self._tiles = self._tiles_of_entries()
+        self._keep_tree()
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """The entries' bytes, each with the note of the head that ends with it.
+
+        Raises:
+            ChainError, FormatError: one is missing, or is not bytes.
+        """
+        query = "SELECT size, note FROM heads WHERE size > 0 ORDER BY size"
+        heads = iter(self.db.conn.execute(query))
+        for number, data in enumerate(self.entries()):
+            size, note = next(heads, (None, None))
+            if size != number + 1:
+                raise ChainError(f"no head of size {number + 1}")
+            if not isinstance(note, bytes):
+                raise FormatError(f"the head of size {size} in the ledger is not bytes")
+            yield data, note
 
     def _note(self, size: int) -> bytes | None:
         row = self.db.conn.execute("SELECT note FROM heads WHERE size = ?", (size,)).fetchone()
@@ -282,19 +383,84 @@ class Ledger:
             raise ChainError(f"the log at {self.folder} does not begin with a genesis")
         return genesis
 
-    def _load(self) -> None:
-        for number, (stored, data) in enumerate(
-            self.db.conn.execute("SELECT number, data FROM entries ORDER BY number")
-        ):
-            if stored != number:
-                raise ChainError(f"entry {number} is missing from the ledger")
-            if not isinstance(data, bytes):
-                raise FormatError(f"entry {number} of the ledger is not bytes")
-            self.frontier.append(leaf_hash(leaf_data(data)))
+    def _load_end(self) -> bool:
+        """Take the tree from its tiles and the entries after them; False where that is not what the last head signs."""
+        (last,) = self.db.conn.execute("SELECT MAX(number) FROM entries").fetchone()
+        if not isinstance(last, int) or last + 1 < WIDTH or not self.tree.there:
+            return False
+        size = last + 1
+        untiled = size - size % WIDTH
+        # The last entry in any case: after one that revokes the key, none follows.
+        first = min(last, untiled)
+        try:
+            tail = list(zip(range(first, size), self.entries(first), strict=False))
+            leaves = [leaf_hash(leaf_data(data)) for number, data in tail if number >= untiled]
+            edge = Edge.read(size, self.tree.read, leaves)
+            listed = [(number, self.entry(number)) for number in self.tree.changes() if number < first]
+            recent = [(number, parse_entry(data)) for number, data in tail if _may_change(data)]
+            changes = [(number, entry) for number, entry in (*listed, *recent) if isinstance(entry, KeyChange)]
+            if len(changes) < len(listed) or changes[: len(listed)] != listed:
+                return False
+            keys = key_line(self.genesis, changes, size)
+            head, frontier = keys.open(self._note(size) or b"", self.origin), edge.frontier()
+            if (head.size, head.root) != (size, frontier.root()):
+                return False
+        except (EvidenceError, MissingFileError, sqlite3.Error):
+            return False
+        self.frontier, self._edge, self._changes, self.keys = frontier, edge, changes, keys
+        return True
+
+    def _load_all(self) -> None:
+        """Take the tree from every entry."""
+        self._edge, self._tiles = Edge(), {}
+        for number, data in enumerate(self.entries()):
+            for tile in self._edge.append(leaf_hash(leaf_data(data))):
+                self._tiles[tile[:2]] = tile[2]
             # Parsed only where the bytes can be such an entry: a log may have a million others.
-            if b'"kind":"r' in data and isinstance(change := parse_entry(data), KeyChange):
+            if _may_change(data) and isinstance(change := parse_entry(data), KeyChange):
                 self._changes.append((number, change))
+        self.frontier = self._edge.frontier()
         self.keys = key_line(self.genesis, self._changes, self.size)
+
+    def _tiles_of_entries(self) -> dict[tuple[int, int], bytes]:
+        edge, tiles = Edge(), {}
+        for _, data in zip(range(self.size), self.entries(), strict=False):
+            for level, number, hashes in edge.append(leaf_hash(leaf_data(data))):
+                tiles[level, number] = hashes
+        return tiles
+
+    def _tree(self, tiles: dict[tuple[int, int], bytes] | None) -> TileTree:
+        def leaves(start: int, end: int) -> list[Hash]:
+            if (start, end) == (self.size - self.size % WIDTH, self.size):
+                return self._edge.levels[0]
+            return [leaf_hash(leaf_data(data)) for _, data in zip(range(start, end), self.entries(start), strict=False)]
+
+        read = self.tree.read if tiles is None else lambda level, number: tiles.get((level, number))
+        return TileTree(self.size, read, leaves)
+
+    def _check_root(self) -> None:
+        """A log that does not rebuild its own last head is never signed on: the next head would be a fork."""
+        head = self.keys.open(self.head(), self.origin)
+        if (head.size, head.root) != (self.size, self.frontier.root()):
+            raise ChainError(
+                f"the ledger's entries are not the {head.size} that its last head signs",
+                hint="`polchain fsck` names the entry; restore the newest copy of the ledger",
+            )
+
+    def _keep_tree(self) -> None:
+        """Store the tiles that were made from the entries, for the next opening."""
+        if self._tiles is None:
+            return
+        if self.tree.there and self.size < WIDTH:
+            self._tiles = None
+            return
+        tiles = [(level, number, hashes) for (level, number), hashes in self._tiles.items()]
+        try:
+            with _transaction(self.db):
+                self.tree.replace(tiles, [number for number, _ in self._changes])
+        except sqlite3.Error as error:
+            raise StorageError(f"the ledger refused its tiles: {error}", hint="free some space, then go on") from error
+        self._tiles = None
 
     def _check_published(self) -> None:
         """Compare with every head that was published: a ledger without one of them is older than it."""
@@ -329,10 +495,8 @@ class Ledger:
 
     def _write_head(self, note: bytes) -> None:
         # Not synced: the database is the durable copy, and a note that is behind is mended.
-        partial = self.folder / f".{HEAD}.partial"
         try:
-            partial.write_bytes(note)
-            partial.rename(self.folder / HEAD)
+            replace_file(self.folder / HEAD, note)
         except OSError as error:
             raise StorageError(f"cannot write {self.folder / HEAD}: {error.strerror}") from error
 
@@ -404,6 +568,11 @@ def _check_schema(db: sqlite_utils.Database) -> None:
     missing = sorted(TABLES - plain)
     if missing:
         raise FormatError(f"the ledger cannot be read: it has no plain table {missing[0]}")
+
+
+def _may_change(data: bytes) -> bool:
+    """Whether an entry's bytes can be a key change's: most cannot, and need no parsing."""
+    return b'"kind":"r' in data
 
 
 def _insert(db: sqlite_utils.Database, number: int, data: bytes, note: bytes) -> None:

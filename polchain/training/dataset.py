@@ -29,6 +29,7 @@ from polchain.core.genesis import DatasetRef
 from polchain.core.manifest import MAX_INT
 from polchain.core.salts import DataSecret, commit_leaves, salted_leaf_data
 from polchain.errors import DatasetError, FormatError, InclusionError, PolchainError, RecipeError
+from polchain.training.leaves import hash_samples
 from polchain.training.state import dtype_name, tensor_bytes, tensor_from
 
 __all__ = [
@@ -94,6 +95,10 @@ def sample_leaf(encoding: bytes) -> merkle.Hash:
     return merkle.leaf_hash(tag("sample") + encoding)
 
 
+def _leaf_of(sample: Any) -> merkle.Hash:
+    return sample_leaf(encode_sample(sample))
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """One sample, with the proof that it is the one at `index` of a committed dataset."""
@@ -108,11 +113,18 @@ class Opening:
 class Commitment:
     """The plain leaf hashes of a dataset, in order."""
 
-    leaves: tuple[merkle.Hash, ...]
+    leaves: Sequence[merkle.Hash]
 
     @classmethod
-    def of(cls, dataset: MapDataset, progress: Callable[[int], None] | None = None) -> Commitment:
-        """Read and hash every sample once.
+    def of(
+        cls,
+        dataset: MapDataset,
+        progress: Callable[[int], None] | None = None,
+        *,
+        workers: int | None = None,
+        kept: Path | None = None,
+    ) -> Commitment:
+        """Read and hash every sample once; `workers` and `kept` as for `leaves.hash_samples`.
 
         Raises:
             DatasetError: the dataset is empty, or a sample cannot be read.
@@ -131,12 +143,7 @@ class Commitment:
                     f"data[{index}] gives another sample each time it is read",
                     hint="move random augmentation out of the dataset, into augment=",
                 )
-        leaves = []
-        for index in range(len(dataset)):
-            leaves.append(sample_leaf(encode_sample(dataset[index])))
-            if progress is not None:
-                progress(index + 1)
-        return cls(tuple(leaves))
+        return cls(hash_samples(dataset, _leaf_of, progress=progress, workers=workers, kept=kept))
 
     def ref(self, secret: DataSecret | None = None) -> DatasetRef:
         """What the genesis says of it; salted where there is a secret."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polchain.core.digest import Digest, blake3, blake3_keyed, tag
+from polchain.core.digest import Digest, blake3, blake3_keyed, blake3_of, tag
 from polchain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,14 +97,20 @@ class BatchOrder:
 
     def indices(self, step: int) -> list[int]:
         """The dataset indices of a step, in order."""
+        return [int(index) for index in self._piece(step)]
+
+    def digest(self, first: int, last: int) -> Digest:
+        """What `batch_digest` gives for the steps from `first` to `last`, `last` excluded, in little memory."""
+        return blake3_of(self._piece(step).astype("<u8").tobytes() for step in range(first, last))
+
+    def _piece(self, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         epoch, place = divmod(step, self.steps_per_epoch)
         kept, order = self._kept
         if epoch != kept:
             stream = blake3_keyed(self.seed, tag("order") + struct.pack("<Q", epoch), 8 * self.samples)
             order = np.argsort(np.frombuffer(stream, dtype="<u8"), kind="stable")
             self._kept = epoch, order
-        piece = order[place * self.batch_size : (place + 1) * self.batch_size]
-        return [int(index) for index in piece]
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def batches(self, first: int, last: int) -> Iterator[list[int]]:
         """The indices of each step from `first` to `last`, `last` excluded."""

@@ -10,7 +10,7 @@ both notes, and where their sizes differ the root that the larger one gives the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -37,7 +37,7 @@ def check_heads(
     claim: Claim,
     last: SignedHead,
     roots: Sequence[bytes],
-    entries: Sequence[bytes],
+    entries: Callable[[], Iterable[bytes]],
     keys: KeyLine,
     elsewhere: Mapping[str, bytes],
 ) -> dict[int, SignedHead]:
@@ -47,7 +47,7 @@ def check_heads(
         claim: the claim.
         last: the head over all entries.
         roots: the roots of the first 0, 1, 2, ... entries.
-        entries: the entries' bytes.
+        entries: gives the entries' bytes; asked only for a proof.
         keys: who signs the log's heads.
         elsewhere: notes that the verifier did not get from the claim, by name.
 
@@ -119,14 +119,16 @@ def _open_any(name: str, note: bytes, origin: str, keys: KeyLine) -> SignedHead:
     raise errors[0]
 
 
-def _convict(one: SignedHead, other: SignedHead, roots: Sequence[bytes], entries: Sequence[bytes]) -> NoReturn:
+def _convict(
+    one: SignedHead, other: SignedHead, roots: Sequence[bytes], entries: Callable[[], Iterable[bytes]]
+) -> NoReturn:
     """Say that two heads contradict each other, with the proof."""
     small, large = sorted((one, other), key=lambda head: head.head.size)
     proof = f"{small.note.decode()}\n{large.note.decode()}"
     size = small.head.size
     if size != large.head.size:
         # The larger one is the claim's own: its entries rebuild its root.
-        hashes = [merkle.leaf_hash(leaf_data(entry)) for entry in entries]
+        hashes = [merkle.leaf_hash(leaf_data(entry)) for entry in entries()]
         path = merkle.prove_consistency(hashes, size)
         merkle.check_consistency(size, roots[size], large.head.size, large.head.root, path)
         proof += f"\nroot of the first {size}: {roots[size].hex()}\n"

@@ -18,13 +18,26 @@ from typing import Final
 
 from polchain.anchors.binding import check_address_binding
 from polchain.core.binding import check_key_binding
-from polchain.core.claim import BEACON, ENTRIES, HEAD, HEADS, RECEIPTS, Claim, checkpoint_name, manifest_name
-from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, parse_entry
+from polchain.core.claim import (
+    BEACON,
+    CHECKPOINTS,
+    ENTRIES,
+    HEAD,
+    HEADS,
+    MANIFESTS,
+    RECEIPTS,
+    Claim,
+    checkpoint_name,
+    manifest_name,
+)
+from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, leaf_data, parse_entry
 from polchain.core.entries import Final as FinalEntry
 from polchain.core.genesis import Genesis
-from polchain.core.keyline import KeyLine, changes_of, key_line
+from polchain.core.keyline import KeyLine, key_line
 from polchain.core.manifest import FileRow, check_manifest
+from polchain.core.merkle import leaf_hash
 from polchain.core.note import TreeHead, open_head, origin_of
+from polchain.core.packed import EntryList, Lazy
 from polchain.errors import ChainError, FormatError, KeyMismatchError
 from polchain.storage.checkpoints import read_tensors
 from polchain.training.randomness import BatchOrder
@@ -91,7 +104,7 @@ class IntactClaim:
     claim: Claim
     genesis: Genesis
     start: Start | None
-    checkpoints: tuple[CheckpointEntry, ...]
+    checkpoints: Sequence[CheckpointEntry]
     key_changes: tuple[KeyChange, ...]
     keys: KeyLine
     final: FinalEntry | None
@@ -100,7 +113,7 @@ class IntactClaim:
     recipe: Mapping[str, bytes]
     order: BatchOrder | None
     seed: bytes | None
-    numbers: tuple[int, ...]
+    numbers: Sequence[int]
     roots: Sequence[bytes]
     anchored: tuple[AnchoredHead, ...]
     beacon: BeaconBlock | None
@@ -112,10 +125,10 @@ class IntactClaim:
             raise TypeError("an IntactClaim comes from check_integrity alone")
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The segments, by rising step."""
-        pairs = zip(self.checkpoints, self.checkpoints[1:], strict=False)
-        return tuple(Segment(index, opening, closing) for index, (opening, closing) in enumerate(pairs))
+    def segments(self) -> Sequence[Segment]:
+        """The segments, by rising step; each is made when it is asked for."""
+        entries = self.checkpoints
+        return Lazy(range(len(entries) - 1), lambda i: Segment(i, entries[i], entries[i + 1]))
 
     @property
     def steps(self) -> int:
@@ -136,9 +149,12 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
         MissingFileError: a file that every claim has is not there.
     """
     # (1) limits, paths, canonical bytes: each parser below refuses what it would not have written.
-    data = tuple(claim.entries())
-    entries = tuple(_parse(number, entry) for number, entry in enumerate(data))
-    genesis = entries[0] if entries else None
+    entries, leaves, first = EntryList(), bytearray(), b""
+    for number, data in enumerate(claim.entries()):
+        entries.append(_parse(number, data))
+        leaves += leaf_hash(leaf_data(data))
+        first = first or data
+    genesis = entries.others.get(0)
     if not isinstance(genesis, Genesis):
         raise ChainError("the log does not begin with a genesis")
 
@@ -151,35 +167,37 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
 
     # (4) the head's signature and origin; the address that the key is bound to, where it is to one
     note = claim.head()
-    keys = key_line(genesis, changes_of(entries), len(entries))
+    changes = tuple((number, entry) for number, entry in entries.others.items() if isinstance(entry, KeyChange))
+    keys = key_line(genesis, changes, len(entries))
     head = open_head(note, origin_of(genesis.key, genesis.run_id), keys.signer(len(entries)))
     if genesis.ethereum is not None:
         check_key_binding(genesis.ethereum, genesis.key, genesis.run_id)
         check_address_binding(genesis.ethereum, genesis.key, genesis.run_id)
 
     # (5) entries rebuild the root; each prev and chain holds
-    check_tree(data, entries, head)
+    check_tree(leaves, entries, head)
     check_chain(genesis, entries)
-    roots = (*(entry.prev.value for entry in entries), head.root)
+    roots = Lazy(range(len(entries) + 1), lambda size: entries.prev(size) if size < len(entries) else head.root)
 
     # (6) kinds in order, steps increasing by the interval schedule
-    checkpoints = check_order(genesis, entries)
-    numbers = tuple(number for number, entry in enumerate(entries) if isinstance(entry, CheckpointEntry))
-    starts = [(number, entry) for number, entry in enumerate(entries) if isinstance(entry, Start)]
+    numbers = check_order(genesis, entries)
+    checkpoints = Lazy(numbers, entries.checkpoint)
+    starts = [(number, entry) for number, entry in entries.others.items() if isinstance(entry, Start)]
     started, start = starts[0] if starts else (0, None)
 
     # (7) batch digests, recomputed from the seed
-    seed, order = check_batches(genesis, start, checkpoints, data[0])
+    outlines = (one for one in map(entries.outline, numbers) if one is not None)
+    seed, order = check_batches(genesis, start, outlines, first)
 
     # (2) again: what is listed is what the log refers to, and nothing else
-    _check_layout(claim, genesis, checkpoints)
+    disclosed = _check_layout(claim, genesis, checkpoints)
 
     # (8) manifests match entries, disclosed tensors match manifests
-    for entry in checkpoints:
-        _check_state(claim, genesis, entry)
+    for number in disclosed:
+        _check_state(claim, genesis, checkpoints[number])
 
     # (9) anchored heads, and those from elsewhere, extend one log
-    anchored_heads = check_heads(claim, SignedHead(HEAD, head, note), roots, data, keys, heads or {})
+    anchored_heads = check_heads(claim, SignedHead(HEAD, head, note), roots, claim.entries, keys, heads or {})
 
     # (10) receipts, and the beacon's block, which is found by one of them
     anchored = check_receipts(claim, genesis, anchored_heads, policy.sources)
@@ -190,9 +208,9 @@ def check_integrity(claim: Claim, policy: Policy, heads: Mapping[str, bytes] | N
         genesis=genesis,
         start=start,
         checkpoints=checkpoints,
-        key_changes=tuple(entry for entry in entries if isinstance(entry, KeyChange)),
+        key_changes=tuple(entry for _, entry in changes),
         keys=keys,
-        final=next((entry for entry in entries if isinstance(entry, FinalEntry)), None),
+        final=next((entry for entry in entries.others.values() if isinstance(entry, FinalEntry)), None),
         head=head,
         pinned=bool(policy.keys),
         recipe=claim.recipe(),
@@ -213,11 +231,17 @@ def _parse(number: int, data: bytes) -> Entry:
         raise FormatError(f"entry {number}: {error}", hint=error.hint) from error
 
 
-def _check_layout(claim: Claim, genesis: Genesis, checkpoints: tuple[CheckpointEntry, ...]) -> None:
+def _check_layout(claim: Claim, genesis: Genesis, checkpoints: Sequence[CheckpointEntry]) -> list[int]:
+    """Check which files there are; returns the places of the checkpoints of which some are."""
     known = {ENTRIES, HEAD, BEACON}
     known |= {name for name in claim.files if HEADS.fullmatch(name) or RECEIPTS.fullmatch(name)}
-    for entry in checkpoints:
-        known |= {manifest_name(entry.state), checkpoint_name(entry.state)}
+    states = {name for name in claim.files if MANIFESTS.fullmatch(name) or CHECKPOINTS.fullmatch(name)}
+    disclosed = []
+    for place, entry in enumerate(checkpoints) if states else ():
+        names = states & {manifest_name(entry.state), checkpoint_name(entry.state)}
+        if names:
+            known |= names
+            disclosed.append(place)
     files = genesis.recipe.files if genesis.recipe is not None else ()
     for ref in files:
         name = f"recipe/{ref.path}"
@@ -230,6 +254,7 @@ def _check_layout(claim: Claim, genesis: Genesis, checkpoints: tuple[CheckpointE
     extra = sorted(claim.files.keys() - known)
     if extra:
         raise FormatError(f"{extra[0]} belongs to nothing in the log")
+    return disclosed
 
 
 def _check_state(claim: Claim, genesis: Genesis, entry: CheckpointEntry) -> None:

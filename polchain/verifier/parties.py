@@ -346,7 +346,7 @@ def _proof(small: Party, large: Party) -> str:
             claim,
             last,
             large.intact.roots,
-            tuple(claim.entries()),
+            claim.entries,
             replace(large.intact.keys, recovered=False),
             elsewhere,
         )

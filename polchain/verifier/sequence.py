@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from typing import Final
 
 from polchain.core import merkle
-from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, chain_base, extend_chain, leaf_data
 from polchain.core.entries import Final as FinalEntry
+from polchain.core.entries import KeyChange, Start, chain_base, extend_chain, leaf_data
 from polchain.core.genesis import Genesis
+from polchain.core.manifest import state_of_roots
 from polchain.core.note import TreeHead
+from polchain.core.packed import EntryList, Outline
 from polchain.errors import ChainError, FormatError, UsageError
-from polchain.training.randomness import BatchOrder, batch_digest, run_seed
+from polchain.training.randomness import BatchOrder, run_seed
 
 __all__ = ["check_batches", "check_chain", "check_order", "check_tree"]
 
@@ -19,74 +23,79 @@ MAX_SAMPLES: Final = 2**27
 MAX_INDICES: Final = 2**28
 
 
-def check_tree(data: tuple[bytes, ...], entries: tuple[Entry, ...], head: TreeHead) -> None:
+def check_tree(leaves: bytes | bytearray, entries: EntryList, head: TreeHead) -> None:
     """Step (5): every entry carries the root of those before it, and the head signs them all.
+
+    Args:
+        leaves: the entries' leaf hashes, one after the other.
 
     Raises:
         ChainError: an entry was changed, swapped or dropped, or the head is of other entries.
     """
     frontier = merkle.Frontier()
-    for number, (raw, entry) in enumerate(zip(data, entries, strict=True)):
-        if entry.prev.value != frontier.root():
+    for number in range(len(entries)):
+        if entries.prev(number) != frontier.root():
             raise ChainError(
                 f"entry {number} does not follow the one before it: an entry was changed, swapped or dropped"
             )
-        frontier.append(merkle.leaf_hash(leaf_data(raw)))
+        frontier.append(bytes(leaves[32 * number : 32 * number + 32]))
     if head.size != frontier.size:
         raise ChainError(f"the head signs {head.size} entries, the log has {frontier.size}")
     if head.root != frontier.root():
         raise ChainError("the entries do not rebuild the root that the head signs")
 
 
-def check_chain(genesis: Genesis, entries: tuple[Entry, ...]) -> None:
+def check_chain(genesis: Genesis, entries: EntryList) -> None:
     """Step (5): every `chain` follows from the states before it.
 
     Raises:
         ChainError: one does not.
     """
     chain = chain_base(genesis)
-    for number, entry in enumerate(entries):
-        if isinstance(entry, CheckpointEntry):
-            expected = extend_chain(chain, entry.state)
-            if entry.chain != expected:
+    for number in range(len(entries)):
+        entry = entries.outline(number)
+        if entry is not None:
+            chain = extend_chain(chain, state_of_roots(entry.roots)).value
+            if entry.chain != chain:
                 raise ChainError(f"entry {number}: chain does not follow from the states before it")
-            chain = expected.value
 
 
-def check_order(genesis: Genesis, entries: tuple[Entry, ...]) -> tuple[CheckpointEntry, ...]:
-    """Step (6): kinds in order, steps by the interval schedule; returns the checkpoints.
+def check_order(genesis: Genesis, entries: EntryList) -> array[int]:
+    """Step (6): kinds in order, steps by the interval schedule; returns the numbers of the checkpoints.
 
     Raises:
         ChainError: an entry in the wrong place, or a checkpoint at another step than the schedule has.
     """
-    checkpoints: list[CheckpointEntry] = []
+    numbers = array("Q")
+    last: Outline | None = None
     started = ended = False
-    for number, entry in enumerate(entries[1:], start=1):
+    for number in range(1, len(entries)):
+        checkpoint = entries.outline(number)
+        entry = entries.others.get(number)
         if ended and not isinstance(entry, KeyChange):
             raise ChainError(f"entry {number} comes after the final one")
-        if isinstance(entry, Genesis):
+        if checkpoint is not None:
+            _check_step(genesis, started, last, checkpoint, number)
+            numbers.append(number)
+            last = checkpoint
+        elif isinstance(entry, Genesis):
             raise ChainError(f"entry {number} is a second genesis")
-        if isinstance(entry, Start):
-            if started or checkpoints or genesis.foreign:
+        elif isinstance(entry, Start):
+            if started or last is not None or genesis.foreign:
                 raise ChainError(f"entry {number}: a start in the wrong place")
             if entry.source == "task" and genesis.task is None:
                 # A task's seed is bound to no key: without this, anybody's run could be signed again with its seed.
                 raise ChainError(f"entry {number}: the seed is a task's, but the genesis names no task")
             started = True
-        elif isinstance(entry, CheckpointEntry):
-            _check_step(genesis, started, checkpoints[-1] if checkpoints else None, entry, number)
-            checkpoints.append(entry)
         elif isinstance(entry, FinalEntry):
-            last = checkpoints[-1] if checkpoints else None
-            if last is None or (entry.step, entry.state, entry.chain) != (last.step, last.state, last.chain):
+            before = entries.checkpoint(numbers[-1]) if numbers else None
+            if before is None or (entry.step, entry.state, entry.chain) != (before.step, before.state, before.chain):
                 raise ChainError(f"entry {number}: the final state is not the last checkpoint's")
             ended = True
-    return tuple(checkpoints)
+    return numbers
 
 
-def _check_step(
-    genesis: Genesis, started: bool, before: CheckpointEntry | None, entry: CheckpointEntry, number: int
-) -> None:
+def _check_step(genesis: Genesis, started: bool, before: Outline | None, entry: Outline, number: int) -> None:
     configuration = genesis.configuration
     if configuration is None:
         if before is not None and entry.step <= before.step:
@@ -99,12 +108,12 @@ def _check_step(
         raise ChainError(f"entry {number}: a checkpoint after the last step, {configuration.steps}")
     if entry.step != expected:
         raise ChainError(f"entry {number}: step {entry.step} where the interval schedule has step {expected}")
-    if (entry.update is None) != (before is None):
+    if entry.updated != (before is not None):
         raise ChainError(f"entry {number}: an update size belongs to every checkpoint but the first")
 
 
 def check_batches(
-    genesis: Genesis, start: Start | None, checkpoints: tuple[CheckpointEntry, ...], first: bytes
+    genesis: Genesis, start: Start | None, checkpoints: Iterable[Outline], first: bytes
 ) -> tuple[bytes | None, BatchOrder | None]:
     """Step (7): the batches are those that the seed gives; returns the seed and the order, None for a foreign run.
 
@@ -126,7 +135,8 @@ def check_batches(
     for entry in checkpoints:
         if (entry.step - done) * size > MAX_INDICES:
             raise FormatError(f"step {entry.step}: a segment of over {MAX_INDICES} samples")
-        if entry.batches != batch_digest(list(order.batches(done, entry.step))):
+        digest = order.digest(done, entry.step)
+        if entry.batches != (digest.algorithm, digest.value):
             raise ChainError(f"step {entry.step}: the batches are not the ones that the seed gives")
         done = entry.step
     return seed, order

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polchain.core.digest import TAGS, Digest, blake3, blake3_each, blake3_keyed, sha256, tag
+from polchain.core.digest import TAGS, Digest, blake3, blake3_each, blake3_keyed, blake3_of, sha256, tag
 from polchain.errors import FormatError, UsageError
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "digest.json").read_text())
@@ -171,3 +171,14 @@ def test_an_unknown_tag_is_a_bug_and_the_table_cannot_be_written() -> None:
         tag("unknown")
     with pytest.raises(TypeError):
         TAGS["new"] = b"polchain-new/v1\0"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 1, 64, 65], [5] * 300, [2**20 + 7, 3, 2**19, 2**20, 64], [9] * 5 + [2**21]])
+def test_each_of_many_buffers_has_its_own_digest(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+    expected = [blake3(one) for one in data]
+    for cores in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert blake3_each(data) == expected
+        assert blake3_each(memoryview(one) for one in data) == expected
+    assert blake3_of(data) == blake3(b"".join(data))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polchain.core import entries as entries_module
 from polchain.core import merkle
 from polchain.core.binding import Binding
 from polchain.core.digest import Digest, sha256, tag
@@ -141,6 +143,34 @@ def test_an_entry_is_read_as_it_was_written(entry: Entry) -> None:
     assert again == entry
     assert type(again) is type(entry)
     assert encode_entry(again) == data
+
+
+@given(checkpoints, st.data())
+def test_the_short_way_to_a_checkpoint_entry_is_the_long_one(entry: CheckpointEntry, data: st.DataObject) -> None:
+    written = encode_entry(entry)
+    for text in (written, *(changed(written, data) for _ in range(3))):
+        short = entries_module._parse_plain(text)
+        if short is not None:
+            assert repr(short) == repr(entries_module._parse_any(text)), text
+
+
+def test_most_checkpoint_entries_take_the_short_way() -> None:
+    root, chain = sha256(b"root"), sha256(b"chain")
+    first = CheckpointEntry(root, 0, dict.fromkeys(GROUPS, root), chain)
+    later = replace(first, step=7, batches=Digest("blake3", bytes(32)), update=Update(0.25, 1e-9), loss=-0.1)
+    for entry in (first, later, replace(later, step=2**40), replace(later, loss=0.0)):
+        assert entries_module._parse_plain(encode_entry(entry)) == entry
+    for entry in (replace(later, loss=2.0**1023), replace(later, step=2**40 - 1, update=None)):
+        assert parse_entry(encode_entry(entry)) == entry
+
+
+def changed(text: bytes, data: st.DataObject) -> bytes:
+    """The text with a stretch of it replaced by another stretch, or by a few bytes."""
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 80)))
+    other = data.draw(st.integers(0, len(text) - 1))
+    piece = data.draw(st.sampled_from([b"", b"0", b"-", b"f", b"p+999", b"00", text[other : other + end - start]]))
+    return text[:start] + piece + text[end:]
 
 
 @given(entries, st.data())

@@ -1,0 +1,46 @@
+"""The tables and the chart of docs/performance.md are those of the results files, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import chart, common, report
+
+
+@pytest.mark.parametrize("name", report.PARTS)
+def test_the_page_says_what_the_results_say(name: str) -> None:
+    assert report.on_page(name) == report.part(name), "make the tables again: python -m benchmarks.report"
+
+
+def test_the_chart_is_of_the_results() -> None:
+    assert report.CHART.read_text() == report.chart(), "make the chart again: python -m benchmarks.report"
+
+
+def test_a_missed_target_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"tensors": 3, "state_bytes": 10**6, "held": 0.2, "durable": 0.5}
+    rows = [{**row, "what": "a plain copy", "of_copy": 1.0}, {**row, "what": "polchain", "of_copy": 2.5}]
+    machine = {"cpu": "x", "cores": 2, "python": "3", "copy_gb_per_s": 9, "load_before": 0.1}
+    (tmp_path / "commit.json").write_text(json.dumps({"module": "commit", "machine": machine, "rows": rows}))
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    text = report.part("commit")
+    assert "| polchain | 200 | 2.5 | 500 |" in text
+    assert "**MISSED**: 2.5" in text
+    assert report.part("hashing") == report.MISSING
+
+
+def test_a_chart_has_a_line_for_each_name() -> None:
+    drawn = chart.line_chart({"one": [(1e3, 0.1), (1e6, 100.0)], "other": [(1e3, 1e-4), (1e6, 2e-4)]}, "x", "y")
+    assert len(re.findall(r"<circle", drawn)) == 4
+    assert ">one<" in drawn
+    assert ">other<" in drawn
+
+
+def test_tasks_take_turns() -> None:
+    order: list[str] = []
+    seconds = common.rounds(3, {"a": lambda: order.append("a"), "b": lambda: order.append("b")})
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
