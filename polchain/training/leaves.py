@@ -68,6 +68,14 @@ class Leaves(Sequence[Hash]):
     def __iter__(self) -> Iterator[Hash]:
         return (bytes(self._data[at : at + 32]) for at in range(0, len(self._data), 32))
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Leaves):
+            return self._data == other._data
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
 
 def hash_samples(
     source: Source,

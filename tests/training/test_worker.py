@@ -112,7 +112,7 @@ def roots(snapshot: Snapshot) -> Any:
 def test_the_dataset_is_committed_as_the_program_reads_it(worker: Worker) -> None:
     configuration, leaves = worker.commit_dataset()
     assert (configuration.batch_size, configuration.interval) == (4, ((0, 3),))
-    assert leaves == tuple(Commitment.of(DATA).leaves)
+    assert leaves == Commitment.of(DATA).leaves
 
 
 def test_the_initial_state_follows_from_the_seed(worker: Worker, initial: Snapshot) -> None:
