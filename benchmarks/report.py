@@ -78,6 +78,16 @@ def steps(rows: Any) -> str:
     return table(head, lines) + "\n\n" + "\n".join(found)
 
 
+def memory(rows: Any) -> str:
+    """Memory."""
+    [row] = rows
+    lines = table(
+        [f"a state of {size(row['state_bytes'])}", "peak memory"],
+        [("not recorded", size(row["off"])), ("recorded, every 2 steps", size(row["on"]))],
+    )
+    return f"{lines}\n\n{_target('at most two states more', row['states'] <= 2, number(row['states']) + ' states')}"
+
+
 def stored(rows: Any) -> str:
     """Bytes."""
     lines = []
@@ -212,6 +222,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "hashing": ("hashing", hashing),
     "commit": ("commit", commit),
     "steps": ("steps", steps),
+    "memory": ("memory", memory),
     "rates": ("steps", rates),
     "bytes": ("steps", stored),
     "gas": ("gas", gas),

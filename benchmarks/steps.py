@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import runpy
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -34,11 +37,11 @@ from polchain.storage.keyfile import write_key
 EXAMPLES = {"ResNet-20": "resnet_digits.py", "GPT": "gpt_shakespeare.py"}
 RUNS = {"ResNet-20": "resnet-digits", "GPT": "gpt-shakespeare"}
 EVERY = (100, 10)
-WARM = 20
+WARM = 20  # or half of a shorter run
 REPLAYED = 100
 
 
-def drive(script: str, every: int, steps: int) -> None:
+def drive(script: str, every: int, steps: int, more: Sequence[str]) -> None:
     """In a process of its own: run an example, and say when its steps were taken."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -55,38 +58,48 @@ def drive(script: str, every: int, steps: int) -> None:
         checks.append((begun, time.perf_counter()))
 
     SelfCheck._check = watched  # type: ignore[method-assign]
+    peaks = [0]
+    threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
     register_optimizer_step_post_hook(lambda *_: marks.append(time.perf_counter()))
     if not every:
         polchain.record, polchain.train = (
             partial(polchain.record, enabled=False),
             partial(polchain.train, enabled=False),
         )
-    sys.argv = [script, "--steps", str(steps), "--every", str(every or steps)]
+    sys.argv = [script, "--steps", str(steps), "--every", str(every or steps), *more]
     out, sys.stdout = sys.stdout, sys.stderr
     runpy.run_path(script, run_name="__main__")
     ended = time.perf_counter()
     sys.stdout = out
     assert len(marks) == steps, f"{len(marks)} steps of {steps}"
+    warm = min(WARM, steps // 2)
     free = [
         after - before
-        for before, after in pairwise(marks[WARM - 1 :])
+        for before, after in pairwise(marks[warm - 1 :])
         if not any(begun < after and before < done for begun, done in checks)
     ]
-    peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
     found = {
-        "step": statistics.fmean(free),
+        "step": statistics.fmean(free) if free else math.nan,
         "free": len(free),
-        "step_all": (marks[-1] - marks[WARM - 1]) / (steps - WARM),
+        "step_all": (marks[-1] - marks[warm - 1]) / (steps - warm),
         "checks": len(checks),
         "check_seconds": sum(done - begun for begun, done in checks),
         "end": ended - marks[-1],
-        "peak_bytes": int(peak) * 1024,
+        "peak_bytes": peaks[0],
     }
     print(json.dumps(found))
 
 
-def run(folder: Path, script: str, every: int, steps: int) -> Result:
-    """Run an example in a new process."""
+def _watch(peaks: list[int]) -> None:
+    """The most memory of this process' own: pages of files that are mapped are the kernel's to take back."""
+    while True:
+        kinds = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        peaks[0] = max(peaks[0], sum(1024 * int(kinds[kind].split()[0]) for kind in ("RssAnon", "RssShmem")))
+        time.sleep(0.05)
+
+
+def run(folder: Path, script: str, every: int, steps: int, *more: str) -> Result:
+    """Run an example, or another recipe that takes their options, in a new process."""
     folder.mkdir()
     environment = {
         **os.environ,
@@ -97,9 +110,8 @@ def run(folder: Path, script: str, every: int, steps: int) -> Result:
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
     }
     command = [sys.executable, "-m", "benchmarks.steps", "--drive", str(ROOT / "examples" / script), str(every)]
-    done = subprocess.run(
-        [*command, "--steps", str(steps)], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    command += ["--steps", str(steps), "--", *more]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -202,9 +214,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--drive", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
-        drive(options.drive[0], int(options.drive[1]), options.steps)
+        drive(options.drive[0], int(options.drive[1]), options.steps, options.more)
         return
     about = machine()
     with tempfile.TemporaryDirectory() as name:

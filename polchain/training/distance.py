@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # Elements that are converted and compared at a time.
-BLOCK = 1 << 20
+BLOCK = 1 << 17
 
 FLOATING = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 

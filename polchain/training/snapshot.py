@@ -178,15 +178,7 @@ def hash_rows(buffers: Mapping[str, memoryview]) -> dict[str, Digest]:
 
 def rehash(manifest: Manifest, buffers: dict[str, memoryview]) -> Manifest:
     """The same rows with the digests of these very bytes: for rows that came from a process one does not trust."""
-    digests = hash_rows(buffers)
-    return Manifest(
-        tuple(
-            TensorRow(row.name, row.role, row.dtype, row.shape, digests[row.name])
-            if isinstance(row, TensorRow)
-            else row
-            for row in manifest.rows
-        )
-    )
+    return manifest.with_digests(hash_rows(buffers))
 
 
 def _unchanged(copied: Copied, before: Snapshot) -> dict[str, Digest]:
