@@ -28,7 +28,8 @@ LONGER = ("--optimizer", "adam", "--steps", "600")
 def kept_children() -> Iterator[None]:
     """Children that replay stay warm from one verification to the next; each job has a fork of its own, as always."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
+        for module in ("polchain.verifier.bench", "polchain.verifier.calibrate", "polchain.prover.opening"):
+            patch.setattr(f"{module}.Worker", warm.KeptWorker)
         yield
 
 
