@@ -131,7 +131,7 @@ class Desk:
         """A script in a fork of the warm process, until it ends."""
         # Where a script reads nothing, the data folder is the one that the kept child of self-checks was told.
         data = self.folder if "data_dir" in (self.folder / script).read_text() else DATA
-        given = environment(POLCHAIN_KEY_FILE=str(self.folder / "key"), **{"POLCHAIN_DATA": str(data), **variables})
+        given = environment(**{"POLCHAIN_KEY_FILE": str(self.folder / "key"), "POLCHAIN_DATA": str(data), **variables})
         done = recorder().run(self.folder / script, arguments, self.folder, given)
         return Done(done.status, done.output)
 
