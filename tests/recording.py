@@ -13,11 +13,13 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,9 +55,16 @@ class Recorder:
                 "environment": {**environment, **self.threads},
                 "output": output.name,
             }
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            return Done(int(process.stdout.readline()), output.read())
+            try:
+                process.stdin.write(json.dumps(job) + "\n")
+                process.stdin.flush()
+                return Done(int(process.stdout.readline()), output.read())
+            except BaseException:  # it took too long: what it answers later belongs to no other script
+                self.process = None
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                raise
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None:
@@ -63,7 +72,12 @@ class Recorder:
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             environment = {**os.environ, **self.threads, "PYTHONPATH": path}
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+                start_new_session=True,
             )
             atexit.register(self.end)
         return self.process
