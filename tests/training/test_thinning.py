@@ -56,13 +56,13 @@ def record(desk: Desk, store: str = "", at: str = "", do: str = "") -> Any:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, key: Any, warm: Any) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory, key: Any) -> Path:
     """A folder with a run that has all of its states."""
     from polchain.storage.keyfile import write_key
 
     folder = tmp_path_factory.mktemp("thinning")
     write_key(folder / "key", key, None)
-    done = record(Desk(folder, key, warm))
+    done = record(Desk(folder, key))
     assert done.status == 0, done.output
     return folder
 

@@ -186,14 +186,21 @@ def test_the_command_says_where_the_recipe_ran(
 
 
 TAKE = """
-import polchain.training.session as session
+import polchain.training.child as child
 from polchain.core.digest import blake3
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
-honest = session.take
+borrow = child.borrow
+def honest(state):
+    return borrow(state).unhashed()
 def take(state):
     snapshot = honest(state)
     TAKEN
-session.take = take
+class Lying:
+    def __init__(self, state):
+        self.unhashed, self.honest = lambda: take(state), borrow(state)
+    def __getattr__(self, name):
+        return getattr(self.honest, name)
+child.borrow = Lying
 """
 NAN = """with torch.no_grad():
         for parameter in state.model.parameters():
