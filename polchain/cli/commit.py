@@ -13,7 +13,7 @@ from polchain.cli.options import Json, KeyFile, PassphraseFd, PassphraseFile, ch
 from polchain.errors import UsageError
 
 if TYPE_CHECKING:
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.prover.foreign import Committed
 
 __all__ = ["register"]

@@ -30,7 +30,7 @@ def keygen(
     as_json: Json = False,
 ) -> None:
     """make the key that signs your runs."""
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.storage.keyfile import default_key_file, write_key
 
     if no_passphrase and (passphrase_file is not None or passphrase_fd is not None):

@@ -11,7 +11,7 @@ from typing import Any
 from polchain.core.claim import manifest_name
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start, parse_entry
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.errors import EvidenceError
 from polchain.prover.anchored import AnchorBook, Kept, Trouble
 from polchain.prover.pipeline import HELD, Held

@@ -32,8 +32,9 @@ from polchain.core.digest import Digest
 from polchain.core.entries import Entry, KeyChange, encode_entry, leaf_data, parse_entry
 from polchain.core.genesis import Genesis
 from polchain.core.keyline import KeyLine, key_line
+from polchain.core.keys import PrivateKey
 from polchain.core.merkle import Frontier, Hash, check_consistency, check_inclusion, leaf_hash
-from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
+from polchain.core.note import TreeHead, origin_of, sign_head
 from polchain.core.tiles import WIDTH, Edge, TileTree
 from polchain.errors import (
     ChainError,

@@ -17,7 +17,8 @@ from torch import nn
 from polchain.core.digest import Digest
 from polchain.core.entries import chain_base, extend_chain
 from polchain.core.genesis import Configuration, DatasetRef, Genesis, RecipeRef
-from polchain.core.note import PrivateKey, open_head
+from polchain.core.keys import PrivateKey
+from polchain.core.note import open_head
 from polchain.errors import (
     ConflictError,
     FormatError,

@@ -13,7 +13,7 @@ from polchain.cli.app import main
 from polchain.cli.launching import Orders, Script
 from polchain.cli.publishing import orders_for
 from polchain.core.genesis import Configuration, Genesis, RecipeRef
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.core.salts import DataSecret
 from polchain.core.task import Task
 from polchain.errors import DataSecretError, FormatError, RecipeError, StorageError, UsageError

@@ -18,9 +18,10 @@ import pytest
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import GROUPS
 from polchain.core.merkle import leaf_hash, root
-from polchain.core.note import PrivateKey, open_head
+from polchain.core.note import open_head
 from polchain.errors import (
     ChainError,
     EvidenceError,
@@ -492,7 +493,7 @@ APPENDER = """
     from polchain.core.digest import sha256
     from polchain.core.entries import CheckpointEntry
     from polchain.core.manifest import GROUPS
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.storage.ledger import Ledger
 
     ledger = Ledger(Path(sys.argv[1]), PrivateKey.from_openssh(sys.stdin.buffer.read(), None))

@@ -15,9 +15,9 @@ from polchain.core import merkle
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, KeyChange, encode_entry, leaf_data
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import GROUPS
 from polchain.core.merkle import check_consistency, check_inclusion, leaf_hash
-from polchain.core.note import PrivateKey
 from polchain.errors import ChainError, EvidenceError, MissingFileError, PolchainError
 from polchain.storage.headfile import replace_file
 from polchain.storage.ledger import DATABASE, Ledger
