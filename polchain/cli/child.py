@@ -28,7 +28,7 @@ from polchain.core.keys import PublicKey
 from polchain.errors import PolchainError
 from polchain.prover.launch import Launch, run_script
 from polchain.prover.settings import RunSettings
-from polchain.storage.ledger import DATABASE
+from polchain.storage.database import DATABASE
 from polchain.storage.secretfile import SECRET
 
 if TYPE_CHECKING:

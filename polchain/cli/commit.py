@@ -62,7 +62,7 @@ def commit(
     as_json: Json = False,
 ) -> None:
     """log a checkpoint of a loop that polchain does not own."""
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
 
     groups = _groups(mapping or [])
     check_seconds("--settle", settle)

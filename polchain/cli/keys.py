@@ -87,7 +87,8 @@ def rekey(
     """change the key that signs a run's log, or revoke it."""
     from polchain.cli.trust import public_key
     from polchain.core.entries import KeyChange
-    from polchain.storage.ledger import Ledger, find_run
+    from polchain.storage.ledger import Ledger
+    from polchain.storage.runs import find_run
 
     if (rotate is None) != revoke:
         raise UsageError("rekey needs --rotate KEY or --revoke, one of them")

@@ -17,7 +17,8 @@ from polchain.prover.anchored import AnchorBook, Kept, Trouble
 from polchain.prover.pipeline import HELD, Held
 from polchain.prover.thinned import THINNED, Thinning
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.storage.ledger import HEAD, Ledger
+from polchain.storage.headfile import HEAD
+from polchain.storage.ledger import Ledger
 
 # Names of the ledger's private notes that the self-check keeps.
 CHECKED = "self-check"

@@ -32,7 +32,8 @@ from polchain.prover import foreign as module
 from polchain.prover.foreign import Committed, commit, init_foreign, watch
 from polchain.prover.settings import RunSettings
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.storage.ledger import SETTINGS, Ledger
+from polchain.storage.ledger import Ledger
+from polchain.storage.runs import SETTINGS
 
 KEY = PrivateKey.generate()
 SETTLE = 0.1

@@ -22,8 +22,9 @@ from polchain.prover.fsck import check
 from polchain.prover.launch import Launch
 from polchain.prover.recorder import Recorder
 from polchain.prover.settings import RunSettings
+from polchain.storage.database import DATABASE
 from polchain.storage.keyfile import write_key
-from polchain.storage.ledger import DATABASE, Ledger
+from polchain.storage.ledger import Ledger
 from polchain.storage.secretfile import SECRET, SECRET_LIMIT, read_secret, write_secret
 from polchain.training.program import Program
 from polchain.training.session import Options
