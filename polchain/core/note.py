@@ -26,9 +26,9 @@ from polchain.core.keys import PrivateKey, PublicKey
 from polchain.errors import FormatError, SignatureError, UsageError
 
 __all__ = [
+    "HeadForm",
     "Signature",
     "TreeHead",
-    "is_head",
     "key_id",
     "open_head",
     "open_note",
@@ -194,23 +194,34 @@ def open_head(data: bytes, origin: str, key: PublicKey) -> TreeHead:
     return head
 
 
-def is_head(data: bytes, head: TreeHead, key: PublicKey) -> bool:
-    """Whether these bytes are the note that `key` signs over `head`: what `open_head` would give back, but quicker.
+class HeadForm:
+    """What the heads of one log, signed by one key, look like: to check many of them, quicker than `open_head`."""
 
-    False says no more than that: `open_head` says what is wrong.
-    """
-    message = head.text().encode()
-    lead = message + f"\n{_DASH}{head.origin} ".encode()
-    if not (data.startswith(lead) and data.endswith(b"\n")):
-        return False
-    try:
-        blob = base64.b64decode(data[len(lead) : -1], validate=True)
-        if base64.b64encode(blob) != data[len(lead) : -1] or blob[:4] != key_id(head.origin, key):
+    __slots__ = ("_before", "_between", "_id", "_key")
+
+    def __init__(self, origin: str, key: PublicKey) -> None:
+        self._before = f"{origin}\n".encode()
+        self._between = f"\n{_DASH}{origin} ".encode()
+        self._id, self._key = key_id(origin, key), key
+
+    def holds(self, note: bytes, size: int, root: bytes) -> bool:
+        """Whether these bytes are the note over the head of that size and root: the one that `open_head` would take.
+
+        False says no more than that: `open_head` says what is wrong.
+        """
+        message = b"%s%d\n%s\n" % (self._before, size, base64.b64encode(root))
+        lead = message + self._between
+        if not (note.startswith(lead) and note.endswith(b"\n")):
             return False
-        key.verify(blob[4:], message)
-    except (ValueError, SignatureError):
-        return False
-    return True
+        encoded = note[len(lead) : -1]
+        try:
+            blob = base64.b64decode(encoded, validate=True)
+            if base64.b64encode(blob) != encoded or blob[:4] != self._id:
+                return False
+            self._key.verify(blob[4:], message)
+        except (ValueError, SignatureError):
+            return False
+        return True
 
 
 def _verify(text: str, signatures: tuple[Signature, ...], name: str, key: PublicKey) -> None:
