@@ -33,7 +33,7 @@ from benchmarks.common import Result, machine, write
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, chain_base, extend_chain
 from polchain.core.genesis import Genesis
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
 from polchain.training import snapshot as snapshots

@@ -28,7 +28,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.prover.export import export
 from polchain.storage.keyfile import write_key
 from polchain.verifier.policy import Policy

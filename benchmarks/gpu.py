@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.prover.export import export
 from polchain.storage.keyfile import write_key
 from polchain.verifier.calibrating import Wish, calibrate

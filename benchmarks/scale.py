@@ -34,9 +34,10 @@ from polchain.core.digest import Digest, blake3, sha256
 from polchain.core.entries import CheckpointEntry, Start, Update, chain_base, encode_entry, extend_chain, leaf_data
 from polchain.core.genesis import Configuration, DatasetRef, FileRef, Genesis, RecipeRef
 from polchain.core.keyline import key_line
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import GROUPS
 from polchain.core.merkle import leaf_hash
-from polchain.core.note import PrivateKey, TreeHead, sign_head
+from polchain.core.note import TreeHead, sign_head
 from polchain.storage.ledger import Ledger
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.verifier.integrity import check_integrity
@@ -83,14 +84,14 @@ class Log:
     def fill(self, size: int) -> None:
         """Grow to `size` entries, in transactions of thousands."""
         with Ledger(self.folder, self.key) as ledger:
-            grown, edge, connection = ledger.frontier, ledger._edge, ledger.db.conn
+            grown, edge, connection = ledger.tree.frontier, ledger.tree.edge, ledger.db.conn
             while grown.size < size:
                 connection.execute("BEGIN IMMEDIATE")
                 for number in range(grown.size, min(size, grown.size + 5000)):
                     data = encode_entry(self.next(Digest("sha256", grown.root())))
                     leaf = leaf_hash(leaf_data(data))
                     grown.append(leaf)
-                    ledger.tree.write(edge.append(leaf))
+                    ledger.tree.table.write(edge.append(leaf))
                     note = sign_head(TreeHead(ledger.origin, number + 1, grown.root()), self.key)
                     connection.execute("INSERT INTO entries VALUES (?, ?)", (number, data))
                     connection.execute("INSERT INTO heads VALUES (?, ?)", (number + 1, note))

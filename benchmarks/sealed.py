@@ -21,7 +21,7 @@ from pathlib import Path
 
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.prover.export import export
 from polchain.prover.opening import respond
 from polchain.storage.keyfile import write_key

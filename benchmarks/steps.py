@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, Result, machine, write
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 
 EXAMPLES = {"ResNet-20": "resnet_digits.py", "GPT": "gpt_shakespeare.py"}

@@ -29,8 +29,9 @@ from polchain.core.claim import BEACON, ENTRIES, Claim, head_name, receipt_name,
 from polchain.core.digest import Digest, blake3, sha256
 from polchain.core.entries import BeaconRef, CheckpointEntry, Entry, Final, Start, Update, encode_entry, leaf_data
 from polchain.core.genesis import Configuration, DatasetRef, FileRef, Genesis, RecipeRef
+from polchain.core.keys import PrivateKey
 from polchain.core.merkle import leaf_hash, root
-from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
+from polchain.core.note import TreeHead, origin_of, sign_head
 from polchain.training.randomness import BatchOrder, batch_digest, run_seed
 from polchain.verifier.challenge import draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity

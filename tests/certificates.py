@@ -25,8 +25,9 @@ from polchain.anchors.receipts import FiledReceipt
 from polchain.cli.app import main
 from polchain.core.claim import ENTRIES, head_name, receipt_name, write_listing
 from polchain.core.entries import leaf_data
+from polchain.core.keys import PrivateKey
 from polchain.core.merkle import leaf_hash, root
-from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
+from polchain.core.note import TreeHead, origin_of, sign_head
 from tests.anchors.authority import NOW, Root, Signer, receipt_of, sha256
 from tests.claims import DATA, DIGITS, copy_of, entries_of, genesis_of, record_once
 from tests.disputes import Lab

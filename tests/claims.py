@@ -26,8 +26,9 @@ from polchain.core.entries import (
     parse_entry,
 )
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PrivateKey
 from polchain.core.merkle import Frontier, leaf_hash
-from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
+from polchain.core.note import TreeHead, origin_of, sign_head
 from polchain.prover.export import export
 from polchain.storage.keyfile import PassphraseSource, read_key, write_key
 from tests.recording import recorder

@@ -21,8 +21,8 @@ import pytest
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Entry
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Snapshot
-from polchain.core.note import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.verifier import parties, verify
 from polchain.verifier.calibration import Calibration

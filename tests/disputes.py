@@ -27,9 +27,10 @@ from polchain.core.claim import HEADS, RECEIPTS, Claim, write_listing
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import Entry, KeyChange, encode_entry, leaf_data
 from polchain.core.genesis import DatasetRef, FileRef
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
-from polchain.core.note import PrivateKey, sign_head
+from polchain.core.note import sign_head
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.verifier import parties
 from polchain.verifier.dispute import Case, rule_between

@@ -15,7 +15,7 @@ from benchmarks import ruling
 from polchain import errors
 from polchain.cli.app import application, main
 from polchain.core.digest import TAGS, Digest
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.prover.export import export
 from polchain.storage.keyfile import write_key
 from tests.claims import DATA

@@ -10,7 +10,7 @@ from typing import Any, Final
 from polchain.anchors.contract import keccak256
 from polchain.anchors.wallet import Wallet
 from polchain.core.binding import Binding
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.errors import AnchorError, SignatureError
 
 __all__ = ["check_address_binding", "sign_address_binding", "typed_data"]

@@ -84,7 +84,7 @@ def anchor(
 ) -> None:
     """publish the newest head of a run where time can be trusted."""
     from polchain.prover.settings import RunSettings
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
 
     _check_words(runs or [], tsa, dry_run, wait, timeout, upgrade, every, until_parent_ends)
     found = list(runs or [find_run(None)])
@@ -210,7 +210,7 @@ def _follow(
 ) -> None:
     from polchain.prover.following import Events, Follower
     from polchain.prover.sources import Failure
-    from polchain.storage.ledger import DATABASE
+    from polchain.storage.database import DATABASE
 
     def orphaned() -> bool:
         return parent is not None and os.getppid() != parent

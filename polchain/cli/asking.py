@@ -119,7 +119,7 @@ def check_kind(path: Path) -> None:
     """Refuse what is plainly something else than a claim; what a claim must hold, `Claim.read` says."""
     from polchain.core.archive import is_archive
     from polchain.core.claim import LISTING
-    from polchain.storage.ledger import DATABASE
+    from polchain.storage.database import DATABASE
 
     if path.is_file() and not is_archive(path):
         raise MissingFileError(

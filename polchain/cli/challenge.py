@@ -148,7 +148,7 @@ def respond(
     from polchain.core.question import read_question
     from polchain.prover.opening import respond as write_answer
     from polchain.prover.settings import RunSettings
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
     from polchain.training.dataset import data_dir
 
     run, name = optional_first(words, ("RUN", "CHALLENGE"))

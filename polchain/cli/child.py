@@ -24,11 +24,11 @@ from polchain.cli import output
 from polchain.cli.failures import INTERRUPTED, report
 from polchain.cli.follower import wait_for
 from polchain.cli.launching import Orders
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.errors import PolchainError
 from polchain.prover.launch import Launch, run_script
 from polchain.prover.settings import RunSettings
-from polchain.storage.ledger import DATABASE
+from polchain.storage.database import DATABASE
 from polchain.storage.secretfile import SECRET
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from polchain.cli.options import Json, KeyFile, PassphraseFd, PassphraseFile, ch
 from polchain.errors import UsageError
 
 if TYPE_CHECKING:
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.prover.foreign import Committed
 
 __all__ = ["register"]
@@ -62,7 +62,7 @@ def commit(
     as_json: Json = False,
 ) -> None:
     """log a checkpoint of a loop that polchain does not own."""
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
 
     groups = _groups(mapping or [])
     check_seconds("--settle", settle)

@@ -51,7 +51,7 @@ def export(
     from polchain.prover.export import export as write_claim
     from polchain.prover.settings import RunSettings
     from polchain.prover.status import failed_check
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
 
     run, out = optional_first(words, ("RUN", "OUT"))
     # The progress line knows its total only once the log was read.
@@ -128,7 +128,7 @@ def fsck(
 ) -> None:
     """check every byte that a run keeps."""
     from polchain.prover.fsck import check
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
 
     with output.Progress("checking", 0, "states") as progress:
         found = check(find_run(run), repair=repair, on_state=progress.update)

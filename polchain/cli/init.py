@@ -150,7 +150,7 @@ def _init_foreign(
     passphrase_file: Path | None,
     passphrase_fd: int | None,
 ) -> dict[str, Any]:
-    from polchain.core.note import PublicKey
+    from polchain.core.keys import PublicKey
     from polchain.prover.settings import RunSettings
 
     settings = RunSettings.read(run)

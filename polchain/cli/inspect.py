@@ -39,7 +39,7 @@ def status(
 ) -> None:
     """say how far a run is, and what is missing."""
     from polchain.prover.status import describe
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
 
     found = describe(find_run(run))
     kept = f"{found.kept} of {found.committed}" + (f", {found.thinned} thinned" if found.thinned else "")

@@ -30,7 +30,7 @@ def keygen(
     as_json: Json = False,
 ) -> None:
     """make the key that signs your runs."""
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.storage.keyfile import default_key_file, write_key
 
     if no_passphrase and (passphrase_file is not None or passphrase_fd is not None):
@@ -87,7 +87,8 @@ def rekey(
     """change the key that signs a run's log, or revoke it."""
     from polchain.cli.trust import public_key
     from polchain.core.entries import KeyChange
-    from polchain.storage.ledger import Ledger, find_run
+    from polchain.storage.ledger import Ledger
+    from polchain.storage.runs import find_run
 
     if (rotate is None) != revoke:
         raise UsageError("rekey needs --rotate KEY or --revoke, one of them")

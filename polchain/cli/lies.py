@@ -19,9 +19,9 @@ from polchain.core.entries import (
     leaf_data,
     parse_entry,
 )
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
-from polchain.core.note import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
 

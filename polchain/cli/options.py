@@ -11,7 +11,7 @@ import typer
 from polchain.errors import DatasetError, MissingFileError, UsageError
 
 if TYPE_CHECKING:
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.core.task import Task
     from polchain.storage.keyfile import PassphraseSource
 

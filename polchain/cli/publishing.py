@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from polchain.anchors.ethereum import EthereumAnchor
     from polchain.anchors.networks import Network
     from polchain.anchors.wallet import Wallet
-    from polchain.core.note import PublicKey
+    from polchain.core.keys import PublicKey
     from polchain.prover.preregister import AddressHalf
 
 __all__ = ["Publisher", "address_half", "orders_for", "publisher_of"]

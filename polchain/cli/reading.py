@@ -23,7 +23,8 @@ from polchain.core.merkle import leaf_hash, prove_inclusion, root
 from polchain.core.note import TreeHead, origin_of
 from polchain.errors import ChainError, CheckpointMissingError, MissingFileError
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.storage.ledger import Ledger, find_run
+from polchain.storage.ledger import Ledger
+from polchain.storage.runs import find_run
 
 __all__ = ["Log", "log_at"]
 

@@ -31,7 +31,7 @@ Module = Annotated[bool, typer.Option("--module", help="SCRIPT is a module's nam
 
 def run_exists(run: Path) -> bool:
     """Whether there is a run in the folder."""
-    from polchain.storage.ledger import DATABASE
+    from polchain.storage.database import DATABASE
 
     return (run / DATABASE).exists()
 

@@ -33,7 +33,7 @@ def thin(
     """remove states that can be trained again, after seeing that they can."""
     from polchain.prover.settings import RunSettings
     from polchain.prover.thinning import thin as remove
-    from polchain.storage.ledger import find_run
+    from polchain.storage.runs import find_run
     from polchain.training.dataset import data_dir
 
     folder = find_run(run)

@@ -17,7 +17,7 @@ from polchain.errors import MissingFileError, PolchainError, UsageError
 if TYPE_CHECKING:
     from polchain.anchors.tsa import Tsa
     from polchain.core.digest import Digest
-    from polchain.core.note import PublicKey
+    from polchain.core.keys import PublicKey
     from polchain.verifier.policy import Policy
 
 __all__ = ["Trust", "public_key", "read_heads", "read_keys"]
@@ -130,7 +130,7 @@ def public_key(option: str, text: str) -> PublicKey:
         UsageError: it is none, or a private key.
         MissingFileError: there is no such file.
     """
-    from polchain.core.note import PublicKey
+    from polchain.core.keys import PublicKey
 
     if text.startswith(("ed25519:", "ssh-ed25519 ")):
         return _parsed(option, text, PublicKey.parse)

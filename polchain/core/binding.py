@@ -19,7 +19,7 @@ from typing import Final
 
 from polchain.core.digest import tag
 from polchain.core.encoding import JSON, Fields
-from polchain.core.note import PrivateKey, PublicKey
+from polchain.core.keys import PrivateKey, PublicKey
 from polchain.errors import FormatError, SignatureError
 
 __all__ = ["Binding", "check_key_binding", "sign_key_binding"]

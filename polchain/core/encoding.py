@@ -13,11 +13,12 @@ The subset of RFC 8785 that never needs a decision:
     depth      at most 32 nested objects and arrays
 
 A reader encodes again what it parsed, and refuses any difference.
-`Fields` then reads an untrusted object key by key, and refuses what nobody asked for.
+`Fields` then reads an untrusted object key by key, and refuses what nobody asked for. Of base64 there is one form too.
 """
 
 from __future__ import annotations
 
+import base64
 import builtins
 import json
 import math
@@ -27,7 +28,18 @@ from typing import Final, NoReturn, TypeAlias
 
 from polchain.errors import FormatError
 
-__all__ = ["JSON", "MAX_DEPTH", "MAX_INTEGER", "Fields", "check_nesting", "decode", "encode", "hex_float"]
+__all__ = [
+    "JSON",
+    "MAX_DEPTH",
+    "MAX_INTEGER",
+    "Fields",
+    "check_nesting",
+    "decode",
+    "encode",
+    "from_base64",
+    "hex_float",
+    "to_base64",
+]
 
 JSON: TypeAlias = dict[str, "JSON"] | list["JSON"] | str | int | bool
 
@@ -93,6 +105,26 @@ def hex_float(x: float) -> str:
         raise FormatError(f"{x} is not a finite number")
     # float() first: a subclass such as numpy.float64 may format itself.
     return float(x).hex()
+
+
+def to_base64(data: bytes) -> str:
+    """Base64 (RFC 4648, section 4), with padding."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_base64(text: str, what: str) -> bytes:
+    """Strict base64 (RFC 4648, section 4): the bits that padding leaves over must be zero (section 3.5).
+
+    Raises:
+        FormatError: anything else; `what` names the thing in the message.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise FormatError(f"{what}: not base64") from None
+    if to_base64(data) != text:
+        raise FormatError(f"{what}: base64 that is not canonical")
+    return data
 
 
 def check_nesting(text: str) -> None:

@@ -27,8 +27,8 @@ from polchain.core import merkle
 from polchain.core.digest import Digest, sha256, tag
 from polchain.core.encoding import JSON, Fields, decode, encode, hex_float
 from polchain.core.genesis import MAX_FILES, FileRef, Genesis, parse_key
+from polchain.core.keys import PublicKey
 from polchain.core.manifest import GROUPS, state_digest
-from polchain.core.note import PublicKey
 from polchain.errors import FormatError
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "extend_chain",
     "leaf_data",
     "parse_entry",
+    "prev_of",
 ]
 
 ENTRY_LIMIT = 65_535
@@ -50,13 +51,15 @@ ENTRY_LIMIT = 65_535
 SEED_SOURCES = ("prover", "beacon", "task")
 MAX_STEP = 2**40
 
-# A checkpoint entry in its canonical form; three digits of an exponent, so that no number is infinite.
+# A checkpoint entry in its canonical form. Of floats only those whose one spelling a pattern tells: with an exponent of
+# three digits none is infinite or subnormal.
 _PLAIN = re.compile(
-    rb'{(?:"batches":"blake3:(HEX)",)?"chain":"sha256:(HEX)","kind":"checkpoint",(?:"loss":"(FLOAT)",)?'
+    rb'{(?:"batches":"blake3:(HEX)",)?"chain":"sha256:(HEX)","kind":"checkpoint",(?:"loss":"(-?FLOAT|-?ZERO)",)?'
     rb'"prev":"sha256:(HEX)","state":{"extra":"sha256:(HEX)","model":"sha256:(HEX)","optimizer":"sha256:(HEX)",'
-    rb'"schedule":"sha256:(HEX)"},"step":(0|[1-9][0-9]{0,12})(?:,"update":{"l2":"(FLOAT)","linf":"(FLOAT)"})?}'.replace(
-        b"HEX", rb"[0-9a-f]{64}"
-    ).replace(b"FLOAT", rb"-?0x[01]\.[0-9a-f]{1,13}p[+-][0-9]{1,3}")
+    rb'"schedule":"sha256:(HEX)"},"step":(0|[1-9][0-9]{0,12})'
+    rb'(?:,"update":{"l2":"(FLOAT|-?ZERO)","linf":"(FLOAT|-?ZERO)"})?}'.replace(b"HEX", rb"[0-9a-f]{64}")
+    .replace(b"FLOAT", rb"0x1\.[0-9a-f]{13}p(?:\+(?:0|[1-9][0-9]{0,2})|-[1-9][0-9]{0,2})")
+    .replace(b"ZERO", rb"0x0\.0p\+0")
 )
 
 
@@ -251,26 +254,35 @@ def parse_entry(data: bytes) -> Entry:
     return _parse_plain(data) or _parse_any(data)
 
 
+def prev_of(data: bytes) -> merkle.Hash:
+    """The root that an entry carries, of an entry that `parse_entry` takes; of nearly all a sixth as long.
+
+    Raises:
+        FormatError, SignatureError: as `parse_entry`.
+    """
+    found = _match_plain(data)
+    return parse_entry(data).prev.value if found is None else bytes.fromhex(found[4].decode())
+
+
+def _match_plain(data: bytes) -> re.Match[bytes] | None:
+    found = _PLAIN.fullmatch(data)
+    return None if found is None or int(found[9]) > MAX_STEP else found
+
+
 def _parse_plain(data: bytes) -> CheckpointEntry | None:
     """A checkpoint entry as nearly all are, a third as long as `_parse_any` takes; None where it is to say."""
-    found = _PLAIN.fullmatch(data)
+    found = _match_plain(data)
     if found is None:
         return None
     batches, chain, loss, prev, extra, model, optimizer, schedule, step, l2, linf = found.groups()
-    numbers = [float.fromhex(text.decode()) for text in (loss or b"0x0.0p+0", l2 or b"0x0.0p+0", linf or b"0x0.0p+0")]
-    written = [text.decode() for text in (loss, l2, linf) if text is not None]
-    if [x.hex() for x, text in zip(numbers, (loss, l2, linf), strict=True) if text is not None] != written:
-        return None
-    if int(step) > MAX_STEP or min(numbers[1:]) < 0:
-        return None
     return CheckpointEntry(
         _sha256(prev),
         int(step),
         dict(zip(GROUPS, map(_sha256, (model, optimizer, schedule, extra)), strict=True)),
         _sha256(chain),
         Digest("blake3", bytes.fromhex(batches.decode())) if batches is not None else None,
-        Update(numbers[1], numbers[2]) if l2 is not None else None,
-        numbers[0] if loss is not None else None,
+        Update(float.fromhex(l2.decode()), float.fromhex(linf.decode())) if l2 is not None else None,
+        float.fromhex(loss.decode()) if loss is not None else None,
     )
 
 

@@ -17,7 +17,7 @@ from polchain.core import merkle
 from polchain.core.binding import Binding
 from polchain.core.digest import Digest, sha256, tag
 from polchain.core.encoding import JSON, Fields, encode
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.errors import FormatError
 
 __all__ = [

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from polchain.core.entries import Entry, KeyChange
 from polchain.core.genesis import Genesis
-from polchain.core.note import PublicKey, TreeHead, open_head, parse_note
+from polchain.core.keys import PublicKey
+from polchain.core.note import TreeHead, open_head, parse_note
 from polchain.errors import ChainError
 
 __all__ = ["KeyLine", "changes_of", "key_line"]

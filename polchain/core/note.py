@@ -11,9 +11,6 @@ A head is the checkpoint text, signed with Ed25519:
 The signature covers the text with its last newline, without the blank line. The name of a head's signer is its
 origin: `polchain/v1/<first 32 hex of SHA-256 of the public key>/<run id>`. The key id is the first four bytes of
 SHA-256(name || 0x0A || 0x01 || public key): a hint for finding the line, never a proof.
-
-A public key is written `ed25519:<64 hex>` or as OpenSSH does, `ssh-ed25519 AAAA...`; a private key is OpenSSH's
-format with the bcrypt KDF. A public key that does not bind its signatures to one message is refused when it is made.
 """
 
 from __future__ import annotations
@@ -22,28 +19,16 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_ssh_private_key,
-)
-
-from polchain.core.encoding import MAX_INTEGER
-from polchain.errors import FormatError, KeyUnavailableError, SignatureError, UsageError
+from polchain.core.encoding import MAX_INTEGER, from_base64, to_base64
+from polchain.core.keys import PrivateKey, PublicKey
+from polchain.errors import FormatError, SignatureError, UsageError
 
 __all__ = [
-    "PrivateKey",
-    "PublicKey",
+    "HeadForm",
     "Signature",
     "TreeHead",
-    "is_head",
     "key_id",
     "open_head",
     "open_note",
@@ -57,188 +42,10 @@ _DASH: Final = "\u2014 "
 _MAX_NOTE: Final = 65536
 _MAX_SIGNATURES: Final = 16
 _ED25519: Final = b"\x01"
-_MIN_ROUNDS: Final = 64
-_MAX_ROUNDS: Final = 4096  # about half a minute; a key file that asks for more is not worth waiting for
-_MAX_PASSPHRASE: Final = 72  # bytes; what OpenSSH's bcrypt takes
-_MAX_KEY_FILE: Final = 65536
 
-# The curve of RFC 8032, section 5.1: -x^2 + y^2 = 1 + d x^2 y^2 over the integers modulo p.
-_P: Final = 2**255 - 19
-_D: Final = -121665 * pow(121666, -1, _P) % _P
-# The y of the eight points whose order divides 8 ("Taming the Many EdDSAs", table 5): either x will do.
-_ORDER_8_Y: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
-_SMALL_ORDER_Y: Final = frozenset({1, _P - 1, 0, _ORDER_8_Y, _P - _ORDER_8_Y})
-
-_HEX_KEY: Final = re.compile(r"ed25519:([0-9a-f]{64})")
-_SSH_BLOB: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
-_SSH_MAGIC: Final = b"openssh-key-v1\0"
-_SSH_FILE: Final = re.compile(
-    rb"\s*-----BEGIN OPENSSH PRIVATE KEY-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END OPENSSH PRIVATE KEY-----\s*"
-)
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _NO_NAME: Final = re.compile(r"[\s+\x00-\x1f]")
-
-
-@dataclass(frozen=True, slots=True)
-class PublicKey:
-    """An Ed25519 public key that is safe to rely on.
-
-    OpenSSL accepts the points of small order as keys, and with the identity as the key one signature holds for
-    every message. Such a key never becomes a PublicKey.
-
-    Raises:
-        SignatureError: not 32 bytes, not the canonical encoding of a point (RFC 8032, 5.1.3), or of small order.
-    """
-
-    value: bytes
-
-    def __post_init__(self) -> None:
-        if type(self.value) is not bytes or len(self.value) != 32:
-            raise SignatureError("an Ed25519 public key is 32 bytes")
-        y = int.from_bytes(self.value, "little") & (1 << 255) - 1
-        if y >= _P:
-            raise SignatureError(f"not the canonical encoding of a public key: {self}")
-        if y in _SMALL_ORDER_Y:
-            raise SignatureError(f"a public key of small order, under which signatures prove nothing: {self}")
-        # x^2 = u / v must have a root. u v has one if and only if u / v has, and neither is zero here.
-        if pow((y * y - 1) * (_D * y * y + 1), (_P - 1) // 2, _P) != 1:
-            raise SignatureError(f"not a point of the curve: {self}")
-
-    def __str__(self) -> str:
-        return f"ed25519:{self.value.hex()}"
-
-    @property
-    def fingerprint(self) -> str:
-        """The first 32 hexadecimal digits of SHA-256 of the 32 bytes."""
-        return hashlib.sha256(self.value).hexdigest()[:32]
-
-    @classmethod
-    def parse(cls, text: str) -> PublicKey:
-        """Read `ed25519:<64 hex>`, or an OpenSSH line: `ssh-ed25519 AAAA... [comment]`.
-
-        Raises:
-            FormatError: neither of the two.
-            SignatureError: the key is unsafe.
-        """
-        if not isinstance(text, str) or len(text) > 4096:
-            raise FormatError("public key: 'ed25519:<64 hex>' or 'ssh-ed25519 AAAA...' was expected")
-        text = text.strip()
-        match = _HEX_KEY.fullmatch(text)
-        if match is not None:
-            return cls(bytes.fromhex(match[1]))
-        if len(text.splitlines()) > 1:
-            raise FormatError("public key: one line was expected")
-        kind, _, rest = text.partition(" ")
-        if kind != "ssh-ed25519":
-            raise FormatError("public key: 'ed25519:<64 hex>' or 'ssh-ed25519 AAAA...' was expected")
-        blob = _from_base64(rest.partition(" ")[0], "public key")
-        if not blob.startswith(_SSH_BLOB) or len(blob) != len(_SSH_BLOB) + 32:
-            raise FormatError("public key: the base64 part does not hold one Ed25519 key")
-        return cls(blob[len(_SSH_BLOB) :])
-
-    @classmethod
-    def of_private_file(cls, data: bytes) -> PublicKey:
-        """The public half that an OpenSSH private key carries in the clear. Reading the secret compares the two.
-
-        Raises:
-            FormatError: not an OpenSSH private key, or of another kind than Ed25519.
-            SignatureError: a key that is not safe to rely on.
-        """
-        _, public = _read_ssh_header(data)
-        if not public.startswith(_SSH_BLOB):
-            raise FormatError("private key: not an Ed25519 key")
-        return cls(public[len(_SSH_BLOB) :])
-
-    def openssh(self) -> str:
-        """The key as OpenSSH writes it, without a comment."""
-        return f"ssh-ed25519 {_to_base64(_SSH_BLOB + self.value)}"
-
-    def verify(self, signature: bytes, message: bytes) -> None:
-        """Check an Ed25519 signature (RFC 8032, 5.1.7).
-
-        Raises:
-            SignatureError: it is not this key's signature of `message`.
-        """
-        try:
-            Ed25519PublicKey.from_public_bytes(self.value).verify(signature, message)
-        except InvalidSignature:
-            raise SignatureError(f"the signature is not by {self}") from None
-
-
-class PrivateKey:
-    """An Ed25519 private key. It shows no secret when printed, and is never pickled."""
-
-    __slots__ = ("_key", "_public")
-
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
-        self._public = PublicKey(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
-
-    @classmethod
-    def generate(cls) -> PrivateKey:
-        """A new key from the operating system's randomness."""
-        return cls(Ed25519PrivateKey.generate())
-
-    @classmethod
-    def from_openssh(cls, data: bytes, passphrase: bytes | None) -> PrivateKey:
-        """Read an OpenSSH private key; the passphrase of a key that has none is ignored.
-
-        Raises:
-            KeyUnavailableError: the passphrase is missing or wrong.
-            FormatError: not an OpenSSH private key, damaged, or of another kind than Ed25519.
-        """
-        encrypted, public = _read_ssh_header(data)
-        if encrypted and not passphrase:
-            raise KeyUnavailableError("the private key is encrypted", hint="give its passphrase")
-        try:
-            key = load_ssh_private_key(data, passphrase if encrypted else None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            # One check value tells a wrong passphrase from the right one: damage under it looks the same.
-            if encrypted and not isinstance(error, UnsupportedAlgorithm):
-                raise KeyUnavailableError(
-                    "the private key does not open: wrong passphrase, or a damaged file",
-                    hint="check the passphrase; if it is right, restore the key from a backup",
-                ) from None
-            raise FormatError(f"private key: {error}") from None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise FormatError("private key: not an Ed25519 key")
-        private = cls(key)
-        # The library computes the public key from the secret and ignores the stored one: damage would be another key.
-        if public != _SSH_BLOB + private.public.value:
-            raise FormatError("private key: damaged, secret and public key do not belong together")
-        return private
-
-    def to_openssh(self, passphrase: bytes | None, *, rounds: int = _MIN_ROUNDS) -> bytes:
-        """The key in OpenSSH's format, encrypted under `passphrase`, or in the clear for None.
-
-        Raises:
-            UsageError: an empty or overlong passphrase, or so few or many bcrypt rounds.
-        """
-        encryption: KeySerializationEncryption = NoEncryption()
-        if passphrase is not None:
-            if not 1 <= len(passphrase) <= _MAX_PASSPHRASE:
-                raise UsageError(f"a passphrase is 1 to {_MAX_PASSPHRASE} bytes")
-            if not _MIN_ROUNDS <= rounds <= _MAX_ROUNDS:
-                raise UsageError(f"bcrypt rounds must be {_MIN_ROUNDS} to {_MAX_ROUNDS}, not {rounds}")
-            builder = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(rounds)
-            encryption = builder.build(passphrase)
-        return self._key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption)
-
-    @property
-    def public(self) -> PublicKey:
-        """The key that verifies what this one signs."""
-        return self._public
-
-    def sign(self, message: bytes) -> bytes:
-        """An Ed25519 signature, 64 bytes (RFC 8032, 5.1.6). The message begins with a tag, or is a note."""
-        return self._key.sign(message)
-
-    def __repr__(self) -> str:
-        return f"<PrivateKey of {self._public}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a private key is never pickled or copied")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +73,7 @@ def sign_note(text: str, name: str, key: PrivateKey) -> bytes:
     _check_name(name)
     message = _to_utf8(text)
     blob = key_id(name, key.public) + key.sign(message)
-    note = message + f"\n{_DASH}{name} {_to_base64(blob)}\n".encode()
+    note = message + f"\n{_DASH}{name} {to_base64(blob)}\n".encode()
     if len(note) > _MAX_NOTE:
         raise FormatError(f"note: {len(note)} bytes, the limit is {_MAX_NOTE}")
     return note
@@ -335,7 +142,7 @@ class TreeHead:
 
     def text(self) -> str:
         """The body of a C2SP checkpoint, without extension lines."""
-        return f"{self.origin}\n{self.size}\n{_to_base64(self.root)}\n"
+        return f"{self.origin}\n{self.size}\n{to_base64(self.root)}\n"
 
     @classmethod
     def parse(cls, text: str) -> TreeHead:
@@ -349,7 +156,7 @@ class TreeHead:
             raise FormatError("tree head: three lines were expected: origin, size, root")
         if _SIZE.fullmatch(lines[1]) is None:
             raise FormatError("tree head: the size is not a decimal number")
-        return cls(lines[0], int(lines[1]), _from_base64(lines[2], "tree head"))
+        return cls(lines[0], int(lines[1]), from_base64(lines[2], "tree head"))
 
 
 def origin_of(key: PublicKey, run_id: bytes) -> str:
@@ -387,23 +194,34 @@ def open_head(data: bytes, origin: str, key: PublicKey) -> TreeHead:
     return head
 
 
-def is_head(data: bytes, head: TreeHead, key: PublicKey) -> bool:
-    """Whether these bytes are the note that `key` signs over `head`: what `open_head` would give back, but quicker.
+class HeadForm:
+    """What the heads of one log, signed by one key, look like: to check many of them, quicker than `open_head`."""
 
-    False says no more than that: `open_head` says what is wrong.
-    """
-    message = head.text().encode()
-    lead = message + f"\n{_DASH}{head.origin} ".encode()
-    if not (data.startswith(lead) and data.endswith(b"\n")):
-        return False
-    try:
-        blob = base64.b64decode(data[len(lead) : -1], validate=True)
-        if base64.b64encode(blob) != data[len(lead) : -1] or blob[:4] != key_id(head.origin, key):
+    __slots__ = ("_before", "_between", "_id", "_key")
+
+    def __init__(self, origin: str, key: PublicKey) -> None:
+        self._before = f"{origin}\n".encode()
+        self._between = f"\n{_DASH}{origin} ".encode()
+        self._id, self._key = key_id(origin, key), key
+
+    def holds(self, note: bytes, size: int, root: bytes) -> bool:
+        """Whether these bytes are the note over the head of that size and root: the one that `open_head` would take.
+
+        False says no more than that: `open_head` says what is wrong.
+        """
+        message = b"%s%d\n%s\n" % (self._before, size, base64.b64encode(root))
+        lead = message + self._between
+        if not (note.startswith(lead) and note.endswith(b"\n")):
             return False
-        key.verify(blob[4:], message)
-    except (ValueError, SignatureError):
-        return False
-    return True
+        encoded = note[len(lead) : -1]
+        try:
+            blob = base64.b64decode(encoded, validate=True)
+            if base64.b64encode(blob) != encoded or blob[:4] != self._id:
+                return False
+            self._key.verify(blob[4:], message)
+        except (ValueError, SignatureError):
+            return False
+        return True
 
 
 def _verify(text: str, signatures: tuple[Signature, ...], name: str, key: PublicKey) -> None:
@@ -420,7 +238,7 @@ def _parse_signature(line: str) -> Signature:
     if not line.startswith(_DASH) or not space:
         raise FormatError("note: a signature line is an em dash, a name and base64")
     _check_name(name)
-    blob = _from_base64(encoded, "note")
+    blob = from_base64(encoded, "note")
     if len(blob) < 5:
         raise FormatError("note: a signature line without a signature")
     return Signature(name, blob[:4], blob[4:])
@@ -446,55 +264,3 @@ def _to_utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         raise FormatError("note: a lone surrogate is not text") from None
-
-
-def _to_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _from_base64(text: str, what: str) -> bytes:
-    """Strict base64 (RFC 4648, section 4): the bits that padding leaves over must be zero (section 3.5)."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise FormatError(f"{what}: not base64") from None
-    if _to_base64(data) != text:
-        raise FormatError(f"{what}: base64 that is not canonical")
-    return data
-
-
-def _read_ssh_header(data: bytes) -> tuple[bool, bytes]:
-    """Whether an OpenSSH private key is encrypted, and its public key blob (OpenSSH, PROTOCOL.key).
-
-    Raises:
-        FormatError: not such a key, or one that asks for more bcrypt rounds than anybody waits for.
-    """
-    if len(data) > _MAX_KEY_FILE:
-        raise FormatError(f"private key: {len(data)} bytes, the limit is {_MAX_KEY_FILE}")
-    match = _SSH_FILE.fullmatch(data)
-    if match is None:
-        raise FormatError("private key: not an OpenSSH private key")
-    try:
-        body = base64.b64decode(b"".join(match[1].split()), validate=True)
-    except ValueError:
-        raise FormatError("private key: not base64") from None
-    if not body.startswith(_SSH_MAGIC):
-        raise FormatError("private key: not an OpenSSH private key")
-    _, rest = _ssh_string(body[len(_SSH_MAGIC) :])
-    kdf, rest = _ssh_string(rest)
-    options, rest = _ssh_string(rest)
-    public, _ = _ssh_string(rest[4:])  # after the number of keys, which the library requires to be one
-    if kdf == b"none":
-        return False, public
-    _, rounds = _ssh_string(options)
-    if len(rounds) != 4 or int.from_bytes(rounds, "big") > _MAX_ROUNDS:
-        raise FormatError(f"private key: not a bcrypt header with at most {_MAX_ROUNDS} rounds")
-    return True, public
-
-
-def _ssh_string(data: bytes) -> tuple[bytes, bytes]:
-    """A string of RFC 4251, section 5, and what follows it."""
-    end = 4 + int.from_bytes(data[:4], "big")
-    if len(data) < max(end, 4):
-        raise FormatError("private key: it ends too early")
-    return data[4:end], data[end:]

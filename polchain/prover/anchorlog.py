@@ -20,7 +20,9 @@ from polchain.anchors.receipts import FiledReceipt
 from polchain.core.genesis import Genesis
 from polchain.errors import AnchorError, MissingFileError, RolledBackError, UsageError
 from polchain.prover.anchored import AnchorBook, Kept
-from polchain.storage.ledger import DATABASE, Ledger, no_run
+from polchain.storage.database import DATABASE
+from polchain.storage.ledger import Ledger
+from polchain.storage.runs import no_run
 
 if TYPE_CHECKING:
     from polchain.anchors.ethereum import EthereumAnchor

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polchain.errors import MissingFileError
-from polchain.storage.ledger import DATABASE
+from polchain.storage.database import DATABASE
 from polchain.training.weights import EXTENSIONS
 
 __all__ = ["MAX_STEP", "Candidate", "Patience", "find_candidates", "look_at"]

@@ -30,8 +30,8 @@ from polchain.core.claim import (
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Start, parse_entry
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PublicKey
 from polchain.core.manifest import Snapshot
-from polchain.core.note import PublicKey
 from polchain.errors import (
     CheckpointMissingError,
     FormatError,

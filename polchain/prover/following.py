@@ -18,7 +18,8 @@ from polchain.prover.anchoring import upgrade_from
 from polchain.prover.anchorlog import Published, opened, source_of
 from polchain.prover.sources import Sources, attempt
 from polchain.prover.waiting import not_final
-from polchain.storage.ledger import HEAD, Ledger
+from polchain.storage.headfile import HEAD
+from polchain.storage.ledger import Ledger
 
 __all__ = ["Events", "Follower"]
 

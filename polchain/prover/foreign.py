@@ -21,8 +21,9 @@ from pathlib import Path
 
 from polchain.core.entries import CheckpointEntry, Final, Update, chain_base, extend_chain, parse_entry
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PrivateKey, PublicKey
 from polchain.core.manifest import Snapshot
-from polchain.core.note import PrivateKey, PublicKey, TreeHead, open_head
+from polchain.core.note import TreeHead, open_head
 from polchain.errors import (
     CheckpointMissingError,
     ConflictError,

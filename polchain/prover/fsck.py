@@ -28,7 +28,11 @@ from polchain.prover.anchored import AnchorBook
 from polchain.prover.privacy import kept_secret
 from polchain.prover.thinned import THINNED, Thinning
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
-from polchain.storage.ledger import DATABASE, HEAD, Ledger, locked, no_run
+from polchain.storage.database import DATABASE
+from polchain.storage.headfile import HEAD
+from polchain.storage.ledger import Ledger
+from polchain.storage.lock import locked
+from polchain.storage.runs import no_run
 
 __all__ = ["Health", "check"]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from polchain.errors import RecipeError
 
 if TYPE_CHECKING:
-    from polchain.core.note import PublicKey
+    from polchain.core.keys import PublicKey
     from polchain.core.task import Task
     from polchain.prover.preregister import AddressHalf
     from polchain.prover.settings import RunSettings

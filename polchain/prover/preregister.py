@@ -23,7 +23,8 @@ from polchain.anchors.inclusion import check_header
 from polchain.anchors.networks import Network
 from polchain.core.binding import Binding, sign_key_binding
 from polchain.core.entries import BeaconRef
-from polchain.core.note import PrivateKey, open_head
+from polchain.core.keys import PrivateKey
+from polchain.core.note import open_head
 from polchain.errors import AnchorError, AnchorUnavailableError
 from polchain.prover.anchored import AnchorBook, Kept
 from polchain.storage.ledger import Ledger

@@ -42,8 +42,9 @@ from polchain.prover.selfcheck import SelfCheck
 from polchain.prover.settings import RunSettings
 from polchain.prover.thinned import note_thinning
 from polchain.storage.checkpoints import CheckpointStore, write_durably
+from polchain.storage.database import DATABASE
 from polchain.storage.keyfile import PassphraseSource, read_key
-from polchain.storage.ledger import DATABASE, Ledger
+from polchain.storage.ledger import Ledger
 from polchain.training.dataset import Commitment, MapDataset, data_dir
 from polchain.training.fingerprint import differences, fingerprint
 from polchain.training.program import find_program

@@ -10,7 +10,8 @@ from polchain.core import merkle
 from polchain.core.entries import Start, encode_entry, leaf_data, parse_entry
 from polchain.errors import AnchorUnavailableError, UsageError
 from polchain.prover.anchored import AnchorBook
-from polchain.storage.ledger import DATABASE, Ledger
+from polchain.storage.database import DATABASE
+from polchain.storage.ledger import Ledger
 from polchain.training.dataset import MapDataset
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.training.session import Options, Session, Stretch

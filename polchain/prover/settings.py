@@ -27,7 +27,7 @@ from pathlib import Path
 from polchain.errors import UsageError
 from polchain.storage.checkpoints import write_durably
 from polchain.storage.keyfile import default_key_file
-from polchain.storage.ledger import SETTINGS
+from polchain.storage.runs import SETTINGS
 
 __all__ = ["RunSettings"]
 

@@ -11,13 +11,14 @@ from typing import Any
 from polchain.core.claim import manifest_name
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start, parse_entry
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.errors import EvidenceError
 from polchain.prover.anchored import AnchorBook, Kept, Trouble
 from polchain.prover.pipeline import HELD, Held
 from polchain.prover.thinned import THINNED, Thinning
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.storage.ledger import HEAD, Ledger
+from polchain.storage.headfile import HEAD
+from polchain.storage.ledger import Ledger
 
 # Names of the ledger's private notes that the self-check keeps.
 CHECKED = "self-check"

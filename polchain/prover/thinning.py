@@ -29,7 +29,8 @@ from polchain.errors import (
 )
 from polchain.prover.thinned import Thinning, note_thinning
 from polchain.storage.checkpoints import CheckpointStore, sync_folder
-from polchain.storage.ledger import Ledger, locked
+from polchain.storage.ledger import Ledger
+from polchain.storage.lock import locked
 from polchain.training.distance import worst_tensor
 from polchain.training.fingerprint import differences, setting_of
 from polchain.training.program import Program

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Final, TypeAlias
 
-from polchain.core.entries import leaf_data, parse_entry
+from polchain.core.entries import leaf_data, prev_of
 from polchain.core.keyline import KeyLine
 from polchain.core.merkle import Frontier, leaf_hash
-from polchain.core.note import TreeHead, is_head
+from polchain.core.note import HeadForm
 from polchain.core.tiles import Edge
 from polchain.errors import ChainError, PolchainError, StorageError
 
@@ -129,13 +129,17 @@ def _walk(
 
 def _check_stretch(keys: KeyLine, origin: str, first: int, before: Sequence[bytes], rows: Iterable[Row]) -> None:
     frontier = Frontier.of(first, before)
+    root = frontier.root()
+    signer, form = None, None
     for number, (data, note) in enumerate(rows, start=first):
-        entry = parse_entry(data)
-        if entry.prev.value != frontier.root():
+        if prev_of(data) != root:
             raise ChainError(f"entry {number} does not follow the one before it")
         frontier.append(leaf_hash(leaf_data(data)))
         size, root = number + 1, frontier.root()
-        if is_head(note, TreeHead(origin, size, root), keys.signer(size)):
+        if form is None or keys.signer(size) is not signer:
+            signer = keys.signer(size)
+            form = HeadForm(origin, signer)
+        if form.holds(note, size, root):
             continue
         head = keys.open(note, origin)
         if (head.size, head.root) != (size, root):

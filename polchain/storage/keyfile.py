@@ -16,7 +16,7 @@ from pathlib import Path
 
 import platformdirs
 
-from polchain.core.note import PrivateKey, PublicKey
+from polchain.core.keys import PrivateKey, PublicKey
 from polchain.errors import FormatError, KeyUnavailableError, UsageError
 
 __all__ = ["PassphraseSource", "default_key_file", "read_key", "read_public", "write_key"]

@@ -18,7 +18,8 @@ from polchain.core import merkle
 from polchain.core.claim import HEADS, RECEIPTS, Claim, head_name
 from polchain.core.entries import leaf_data
 from polchain.core.keyline import KeyLine
-from polchain.core.note import PublicKey, TreeHead, open_head
+from polchain.core.keys import PublicKey
+from polchain.core.note import TreeHead, open_head
 from polchain.errors import ChainError, EquivocationError, EvidenceError, FormatError
 
 __all__ = ["SignedHead", "check_heads"]

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polchain.core.digest import Digest
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.errors import PolchainError, PolicyError
 from polchain.verifier.allowance import Allowance
 from polchain.verifier.calibration import Calibration

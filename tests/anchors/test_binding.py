@@ -6,7 +6,7 @@ from eth_account import Account
 from polchain.anchors.binding import check_address_binding, sign_address_binding, typed_data
 from polchain.anchors.wallet import Key
 from polchain.core.binding import Binding
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import AnchorError, SignatureError
 from tests.anchors.worlds import ANVIL_ACCOUNT, ANVIL_KEY, AnvilWorld
 

@@ -26,7 +26,8 @@ from polchain.anchors.rfc3161 import Rfc3161Anchor, check_token, submit_all
 from polchain.anchors.transport import post
 from polchain.anchors.tsa import Tsa
 from polchain.core.digest import Digest
-from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
+from polchain.core.keys import PrivateKey
+from polchain.core.note import TreeHead, origin_of, sign_head
 from polchain.errors import AnchorError, AnchorUnavailableError, FormatError, UsageError
 from tests.anchors.authority import (
     DAY,

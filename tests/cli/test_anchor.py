@@ -23,7 +23,8 @@ from polchain.cli.app import main
 from polchain.core.binding import Binding, sign_key_binding
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Final, chain_base
-from polchain.core.note import PrivateKey, open_head
+from polchain.core.keys import PrivateKey
+from polchain.core.note import open_head
 from polchain.prover.anchored import AnchorBook
 from polchain.prover.settings import RunSettings
 from polchain.storage.ledger import Ledger

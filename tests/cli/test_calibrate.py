@@ -8,7 +8,7 @@ import pytest
 
 from polchain.cli.app import main
 from polchain.cli.charts import error_chart, error_table
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.training.rho import Errors
 from polchain.verifier.calibration import Point
 from tests.claims import DATA, DIGITS, record_once

@@ -10,8 +10,8 @@ import pytest
 
 from polchain.core.claim import checkpoint_name
 from polchain.core.entries import encode_entry, leaf_data, parse_entry
+from polchain.core.keys import PrivateKey
 from polchain.core.merkle import check_inclusion
-from polchain.core.note import PrivateKey
 from polchain.prover.export import export
 from polchain.storage.ledger import Ledger
 from tests.cli.conftest import Done

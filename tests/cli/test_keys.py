@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from polchain.core.note import PrivateKey, PublicKey
+from polchain.core.keys import PrivateKey, PublicKey
 from polchain.errors import KeyUnavailableError
 from polchain.storage.keyfile import PassphraseSource, read_key
 from tests.cli.conftest import Done, command

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from polchain.core.claim import Claim, write_listing
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import ChainError, KeyMismatchError, SignatureError
 from polchain.prover.export import export
 from polchain.storage.ledger import Ledger

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from polchain.core.claim import Claim
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.verifier.challenge import draw_challenge
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy

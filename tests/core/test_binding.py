@@ -4,7 +4,7 @@ import pytest
 
 from polchain.core.binding import Binding, check_key_binding, sign_key_binding
 from polchain.core.encoding import Fields
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import FormatError, SignatureError
 
 KEY = PrivateKey.generate()

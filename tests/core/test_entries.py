@@ -33,8 +33,8 @@ from polchain.core.entries import (
     parse_entry,
 )
 from polchain.core.genesis import PRECISIONS, Configuration, DatasetRef, FileRef, Genesis, RecipeRef, safe_path
+from polchain.core.keys import PrivateKey, PublicKey
 from polchain.core.manifest import GROUPS
-from polchain.core.note import PrivateKey, PublicKey
 from polchain.errors import EvidenceError, FormatError
 
 KEYS = [PrivateKey.generate().public for _ in range(3)]

@@ -8,7 +8,8 @@ from polchain.core.digest import Digest
 from polchain.core.entries import KeyChange
 from polchain.core.genesis import Genesis
 from polchain.core.keyline import key_line
-from polchain.core.note import PrivateKey, PublicKey, TreeHead, origin_of, sign_head
+from polchain.core.keys import PrivateKey, PublicKey
+from polchain.core.note import TreeHead, origin_of, sign_head
 from polchain.errors import ChainError, SignatureError
 
 ZERO = Digest("sha256", bytes(32))

@@ -8,8 +8,8 @@ import pytest
 
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, Entry, Final, KeyChange, Update
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import GROUPS, state_digest, state_of_roots
-from polchain.core.note import PrivateKey
 from polchain.core.packed import EntryList, Lazy
 
 ROOTS = {group: sha256(group.encode()) for group in GROUPS}

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.published_check import PublishedCheck, gap, tensors_of
 from polchain.core.claim import Claim
-from polchain.core.note import PublicKey
+from polchain.core.keys import PublicKey
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Verdict

@@ -20,9 +20,9 @@ from polchain.core.claim import Claim
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start, encode_entry, leaf_data
 from polchain.core.genesis import Configuration, DatasetRef, Genesis, RecipeRef
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
-from polchain.core.note import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.distance import update_size
 from polchain.training.fingerprint import setting_of

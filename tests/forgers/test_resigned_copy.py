@@ -14,7 +14,7 @@ import pytest
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest
 from polchain.core.entries import BeaconRef, CheckpointEntry, Entry, Start
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import AnchorError, ChainError, KeyMismatchError
 from polchain.verifier.integrity import check_integrity
 from polchain.verifier.policy import Policy

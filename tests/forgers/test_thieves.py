@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from benchmarks.published_check import tensors_of
 from polchain.core.digest import Digest
 from polchain.core.entries import Final, encode_entry, leaf_data
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
-from polchain.core.note import PrivateKey
 from polchain.errors import UsageError
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training import matching

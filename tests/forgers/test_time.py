@@ -25,8 +25,9 @@ from polchain.anchors.tsa import Tsa
 from polchain.anchors.wallet import Key, Unsigned
 from polchain.core.claim import head_name, write_listing
 from polchain.core.entries import Start
+from polchain.core.keys import PrivateKey
 from polchain.core.merkle import check_consistency
-from polchain.core.note import PrivateKey, TreeHead, open_head, sign_head
+from polchain.core.note import TreeHead, open_head, sign_head
 from polchain.errors import (
     AnchorError,
     AnchorUnavailableError,

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.published_check import PublishedCheck, Sample
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from tests.claims import DATA
 from tests.forgers.forge import Workshop
 from tests.scripts import digits

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.prover.export import export
 from polchain.storage.keyfile import write_key
 from polchain.verifier.policy import Policy

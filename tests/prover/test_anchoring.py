@@ -18,7 +18,8 @@ from polchain.core.binding import Binding, sign_key_binding
 from polchain.core.claim import head_name
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, chain_base
-from polchain.core.note import PrivateKey, open_head
+from polchain.core.keys import PrivateKey
+from polchain.core.note import open_head
 from polchain.errors import (
     AnchorError,
     AnchorUnavailableError,

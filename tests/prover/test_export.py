@@ -9,7 +9,8 @@ from polchain.anchors.base import Receipt
 from polchain.anchors.beacon import BeaconEvidence
 from polchain.anchors.receipts import FiledReceipt
 from polchain.core.claim import Claim, checkpoint_name, head_name
-from polchain.core.note import PrivateKey, open_head, origin_of
+from polchain.core.keys import PrivateKey
+from polchain.core.note import open_head, origin_of
 from polchain.errors import (
     CheckpointMissingError,
     FormatError,

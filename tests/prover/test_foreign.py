@@ -17,7 +17,8 @@ from torch import nn
 from polchain.core.digest import Digest
 from polchain.core.entries import chain_base, extend_chain
 from polchain.core.genesis import Configuration, DatasetRef, Genesis, RecipeRef
-from polchain.core.note import PrivateKey, open_head
+from polchain.core.keys import PrivateKey
+from polchain.core.note import open_head
 from polchain.errors import (
     ConflictError,
     FormatError,
@@ -31,7 +32,8 @@ from polchain.prover import foreign as module
 from polchain.prover.foreign import Committed, commit, init_foreign, watch
 from polchain.prover.settings import RunSettings
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.storage.ledger import SETTINGS, Ledger
+from polchain.storage.ledger import Ledger
+from polchain.storage.runs import SETTINGS
 
 KEY = PrivateKey.generate()
 SETTLE = 0.1

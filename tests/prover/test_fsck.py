@@ -10,7 +10,7 @@ from polchain.anchors.base import Receipt
 from polchain.anchors.batch import Membership, make_batch
 from polchain.anchors.receipts import FiledReceipt
 from polchain.core.claim import checkpoint_name, head_name, manifest_name
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import MissingFileError, RunLockedError
 from polchain.prover.anchored import AnchorBook
 from polchain.prover.fsck import check

@@ -9,7 +9,7 @@ from polchain.anchors.binding import check_address_binding, sign_address_binding
 from polchain.anchors.ethereum import EthereumAnchor
 from polchain.anchors.wallet import Key
 from polchain.core.binding import check_key_binding
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import AnchorError, AnchorUnavailableError, SignatureError
 from polchain.prover.anchored import AnchorBook
 from polchain.prover.anchoring import publish_head

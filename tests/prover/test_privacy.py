@@ -13,7 +13,7 @@ from polchain.cli.app import main
 from polchain.cli.launching import Orders, Script
 from polchain.cli.publishing import orders_for
 from polchain.core.genesis import Configuration, Genesis, RecipeRef
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.core.salts import DataSecret
 from polchain.core.task import Task
 from polchain.errors import DataSecretError, FormatError, RecipeError, StorageError, UsageError
@@ -22,8 +22,9 @@ from polchain.prover.fsck import check
 from polchain.prover.launch import Launch
 from polchain.prover.recorder import Recorder
 from polchain.prover.settings import RunSettings
+from polchain.storage.database import DATABASE
 from polchain.storage.keyfile import write_key
-from polchain.storage.ledger import DATABASE, Ledger
+from polchain.storage.ledger import Ledger
 from polchain.storage.secretfile import SECRET, SECRET_LIMIT, read_secret, write_secret
 from polchain.training.program import Program
 from polchain.training.session import Options

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.prover import fsck
 from polchain.storage.keyfile import write_key
 

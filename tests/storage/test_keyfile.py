@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polchain.core.note import PrivateKey, PublicKey
+from polchain.core.keys import PrivateKey, PublicKey
 from polchain.errors import FormatError, KeyUnavailableError, UsageError
 from polchain.storage.keyfile import PassphraseSource, default_key_file, read_key, read_public, write_key
 

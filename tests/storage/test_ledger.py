@@ -18,9 +18,10 @@ import pytest
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import GROUPS
 from polchain.core.merkle import leaf_hash, root
-from polchain.core.note import PrivateKey, open_head
+from polchain.core.note import open_head
 from polchain.errors import (
     ChainError,
     EvidenceError,
@@ -34,7 +35,10 @@ from polchain.errors import (
     StorageError,
     UsageError,
 )
-from polchain.storage.ledger import DATABASE, HEAD, Ledger, find_run
+from polchain.storage.database import DATABASE
+from polchain.storage.headfile import HEAD
+from polchain.storage.ledger import Ledger
+from polchain.storage.runs import find_run
 
 KEY = PrivateKey.generate()
 
@@ -191,14 +195,14 @@ def test_a_run_that_is_being_made_is_not_made_over(tmp_path: Path, monkeypatch: 
     # The other process makes it between our look and our lock.
     import polchain.storage.ledger as module
 
-    lock = module._lock
+    lock = module.take
 
     def late(folder: Path) -> int:
-        monkeypatch.setattr(module, "_lock", lock)
+        monkeypatch.setattr(module, "take", lock)
         Ledger.create(folder, genesis(bytes([1] * 16)), KEY).close()
         return lock(folder)
 
-    monkeypatch.setattr(module, "_lock", late)
+    monkeypatch.setattr(module, "take", late)
     with pytest.raises(UsageError, match="already"):
         Ledger.create(tmp_path / "run", genesis(), KEY)
     with Ledger(tmp_path / "run") as ledger:
@@ -492,7 +496,7 @@ APPENDER = """
     from polchain.core.digest import sha256
     from polchain.core.entries import CheckpointEntry
     from polchain.core.manifest import GROUPS
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.storage.ledger import Ledger
 
     ledger = Ledger(Path(sys.argv[1]), PrivateKey.from_openssh(sys.stdin.buffer.read(), None))

@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 
 import polchain.storage.checking as checking
-import polchain.storage.ledger as module
+import polchain.storage.database as module
 from polchain.core import merkle
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, KeyChange, encode_entry, leaf_data
 from polchain.core.genesis import Genesis
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import GROUPS
 from polchain.core.merkle import check_consistency, check_inclusion, leaf_hash
-from polchain.core.note import PrivateKey
 from polchain.errors import ChainError, EvidenceError, MissingFileError, PolchainError
+from polchain.storage.database import DATABASE
 from polchain.storage.headfile import replace_file
-from polchain.storage.ledger import DATABASE, Ledger
+from polchain.storage.ledger import Ledger
+from polchain.storage.logtree import LogTree
 
 KEY, NEW, RECOVERY = (PrivateKey.generate() for _ in range(3))
 SIZE = 64 * 4 + 9
@@ -37,7 +39,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("long") / "run"
     genesis = Genesis(run_id=bytes(16), key=KEY.public, recovery=RECOVERY.public)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_open", quick(module._open))
+        patch.setattr(module, "connect", quick(module.connect))
         with Ledger.create(folder, genesis, KEY) as ledger:
             for _ in range(99):
                 ledger.append(checkpoint(ledger.root, ledger.size))
@@ -51,10 +53,10 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(opened: object) -> object:
     """A database that does not wait for the disk: what is tested here is not durability."""
 
-    def open_quickly(path: Path) -> object:
-        db = opened(path)  # type: ignore[operator]
-        db.conn.execute("PRAGMA synchronous=OFF")
-        return db
+    def open_quickly(path: Path) -> sqlite3.Connection:
+        connection: sqlite3.Connection = opened(path)  # type: ignore[operator]
+        connection.execute("PRAGMA synchronous=OFF")
+        return connection
 
     return open_quickly
 
@@ -68,13 +70,13 @@ def run(long: Path, tmp_path: Path) -> Path:
 def scans(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How often a whole log was read to open it."""
     found: list[int] = []
-    load = Ledger._load_all
+    load = LogTree._load_all
 
-    def counted(self: Ledger) -> None:
+    def counted(self: LogTree) -> None:
         found.append(1)
         load(self)
 
-    monkeypatch.setattr(Ledger, "_load_all", counted)
+    monkeypatch.setattr(LogTree, "_load_all", counted)
     return found
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Snapshot
-from polchain.core.note import PrivateKey
 from polchain.storage.keyfile import write_key
 from polchain.training.dataset import MapDataset
 from polchain.training.randomness import BatchOrder

@@ -661,7 +661,7 @@ def test_a_key_that_is_missing_or_another_ones_is_refused(desk: Any) -> None:
     assert "KeyUnavailableError: no key at" in missing.said
     assert not (desk.folder / "run" / "ledger.db").exists()
     assert desk.run().status == 0
-    from polchain.core.note import PrivateKey
+    from polchain.core.keys import PrivateKey
     from polchain.storage.keyfile import write_key
 
     write_key(desk.folder / "another", PrivateKey.generate(), None)

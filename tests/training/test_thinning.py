@@ -183,7 +183,7 @@ def test_runs_that_cannot_be_thinned(run: Path, plain: Path, tmp_path: Path) -> 
         thin(make_run(tmp_path / "theirs", key, foreign=True), 2, plain)
     with pytest.raises(UsageError):
         thin(run, 0, plain)
-    from polchain.storage.ledger import locked
+    from polchain.storage.lock import locked
 
     with locked(run), pytest.raises(RunLockedError):
         thin(run, 20, plain)

@@ -12,7 +12,7 @@ from polchain.core.claim import Claim
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, Entry, Update
 from polchain.core.genesis import Configuration
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.training.randomness import batch_digest
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy

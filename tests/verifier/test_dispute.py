@@ -18,9 +18,9 @@ from polchain.cli.app import main
 from polchain.cli.dispute import show_ruling
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Manifest, Snapshot
 from polchain.core.merkle import leaf_hash
-from polchain.core.note import PrivateKey
 from polchain.errors import KeyMismatchError, UsageError
 from polchain.verifier.dispute import rule_between
 from polchain.verifier.ruling import Ruling

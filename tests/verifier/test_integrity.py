@@ -23,7 +23,8 @@ from polchain.core.digest import Digest, sha256
 from polchain.core.encoding import encode
 from polchain.core.entries import BeaconRef, CheckpointEntry, Entry, Final, KeyChange, Start
 from polchain.core.genesis import Configuration, DatasetRef, Genesis
-from polchain.core.note import PrivateKey, TreeHead, origin_of, sign_head
+from polchain.core.keys import PrivateKey
+from polchain.core.note import TreeHead, origin_of, sign_head
 from polchain.errors import ChainError, FormatError, KeyMismatchError, MissingFileError, PolchainError, SignatureError
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.verifier.integrity import IntactClaim, check_integrity

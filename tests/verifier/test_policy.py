@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polchain.core.digest import Digest, sha256
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import PolicyError
 from polchain.verifier.policy import Policy
 

@@ -18,7 +18,7 @@ import pytest
 from polchain.cli.app import main
 from polchain.core.archive import read_archive, write_archive
 from polchain.core.claim import Claim
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.core.opening import PROOF, SALTS, SAMPLES, Opening
 from polchain.core.place import Place
 from polchain.core.salts import DataSecret

@@ -22,8 +22,8 @@ from polchain.cli.app import main
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start
+from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Snapshot
-from polchain.core.note import PrivateKey
 from polchain.core.task import Task
 from polchain.prover.export import export
 from polchain.storage.checkpoints import CheckpointStore

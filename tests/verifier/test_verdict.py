@@ -16,7 +16,7 @@ from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_lis
 from polchain.core.digest import sha256
 from polchain.core.entries import CheckpointEntry
 from polchain.core.genesis import Genesis
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import DatasetError, KeyMismatchError, UsageError
 from polchain.verifier.challenge import Challenge, draw_challenge
 from polchain.verifier.integrity import IntactClaim, check_integrity

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from polchain.core.claim import Claim
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.errors import UsageError
 from polchain.prover.export import export
 from polchain.storage.keyfile import write_key
