@@ -90,26 +90,34 @@ def memory(rows: Any) -> str:
 
 def stored(rows: Any) -> str:
     """Bytes."""
-    lines = []
+    lines, found = [], []
     for row in rows:
-        kept = row["bytes"]
-        states = kept["states"]
+        name, states, thinned = row["example"], row["states"], row["thinned"]
+        factor = row["run"] / thinned["run"]
         lines += [
+            (f"{name}: a state's tensors", size(row["checkpoints"] / states), "", size(row["published_state"])),
+            (f"{name}: its rows", size(row["manifests"] / states), "", ""),
+            (f"{name}: its entry, head and tiles", size(row["ledger"] / row["entries"]), "", ""),
             (
-                f"{row['example']}: a checkpoint's tensors",
-                size(kept["checkpoints"] / states),
-                size(kept["published_state"]),
+                f"{name}: the run of {row['commits']} commits, {states} states and {thinned['states']}",
+                size(row["run"]),
+                f"{size(thinned['run'])}, {number(factor)} times less",
+                size(row["published_run"]),
             ),
-            (f"{row['example']}: its rows", size(kept["manifests"] / states), ""),
-            (f"{row['example']}: its entry, head and tiles", size(kept["ledger"] / kept["entries"]), ""),
-            (
-                f"{row['example']}: the run of {row['steps']} steps, k = 10, {states} states",
-                size(kept["checkpoints"] + kept["manifests"] + kept["ledger"]),
-                size(kept["published_run"]),
+            (f"{name}: its claim", size(thinned["claim"]), size(thinned["claim_thinned"]), ""),
+        ]
+        equal = "the same bytes" if thinned["same_claim"] else "other bytes"
+        said = thinned["verdict"] if thinned["same_verdict"] else f"{thinned['verdict']}, and otherwise when thinned"
+        found += [
+            _target(f"{name}: thinning by 10 cuts a run's bytes by at least 8", factor >= 8, number(factor)),
+            _target(
+                f"{name}: the thinned run's claim verifies identically",
+                thinned["same_claim"] and thinned["same_verdict"],
+                f"{equal}, {said}",
             ),
         ]
-    # The thinned run's column comes with `polchain thin`.
-    return table(["", "polchain, all states", "published scheme (`torch.save` of all states)"], lines)
+    head = ["", "polchain, all states", "polchain, thinned by 10", "published scheme (`torch.save` of all states)"]
+    return table(head, lines) + "\n\n" + "\n".join(found)
 
 
 def rates(rows: Any) -> str:
@@ -224,7 +232,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "steps": ("steps", steps),
     "memory": ("memory", memory),
     "rates": ("steps", rates),
-    "bytes": ("steps", stored),
+    "bytes": ("stored", stored),
     "gas": ("gas", gas),
     "scale": ("scale", scale),
     "states": ("states", states),

@@ -1,4 +1,4 @@
-"""Steps per second with and without recording; bytes per checkpoint and run; replay against training.
+"""Steps per second with and without recording; replay against training.
 
     python -m benchmarks.steps [--steps 1000] [--rounds 3]
 
@@ -34,6 +34,7 @@ from benchmarks.common import ROOT, Result, machine, write
 from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 
+DATA = ROOT / "examples" / "data"
 EXAMPLES = {"ResNet-20": "resnet_digits.py", "GPT": "gpt_shakespeare.py"}
 RUNS = {"ResNet-20": "resnet-digits", "GPT": "gpt-shakespeare"}
 EVERY = (100, 10)
@@ -104,7 +105,7 @@ def run(folder: Path, script: str, every: int, steps: int, *more: str) -> Result
     environment = {
         **os.environ,
         "POLCHAIN_KEY_FILE": str(folder.parent / "key"),
-        "POLCHAIN_DATA": str(ROOT / "examples" / "data"),
+        "POLCHAIN_DATA": str(DATA),
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
@@ -127,7 +128,7 @@ def replay(run_folder: Path, key: PrivateKey) -> Result:
     recipe = export(run_folder, claim).recipe
     assert recipe is not None
     policy = Policy(keys=frozenset({key.public}), recipes=frozenset({recipe}))
-    verdict = verify(claim, policy, jobs=1, data=ROOT / "examples" / "data")
+    verdict = verify(claim, policy, jobs=1, data=DATA)
     done = [item for item in verdict.reproductions if item.pick is not None]
     steps = [(item.seconds - item.start) / item.pick.segment.steps for item in done if item.pick is not None]
     return {
@@ -136,43 +137,6 @@ def replay(run_folder: Path, key: PrivateKey) -> Result:
         "step": statistics.median(steps),
         "start": statistics.median(item.start for item in done),
     }
-
-
-def sizes(run_folder: Path) -> Result:
-    """What lies in a run, in bytes, beside what torch.save makes of the same states."""
-    import torch
-
-    from polchain.core.entries import CheckpointEntry
-    from polchain.storage.checkpoints import CheckpointStore
-    from polchain.storage.ledger import Ledger
-    from polchain.training.state import tensor_from
-
-    files = {name: _bytes(run_folder / name) for name in ("checkpoints", "manifests")}
-    with Ledger(run_folder) as ledger:
-        ledger.db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        last = next(e for e in map(ledger.entry, range(ledger.size - 1, 0, -1)) if isinstance(e, CheckpointEntry))
-        entries = ledger.size
-    kept = CheckpointStore(run_folder).get(last.state)
-    published = run_folder / "published.pt"
-    rows = kept.manifest.tensors()
-    torch.save(
-        {row.name: tensor_from(bytearray(kept.buffers[row.name]), row.dtype, row.shape) for row in rows}, published
-    )
-    one = published.stat().st_size
-    published.unlink()
-    states = len(list((run_folder / "checkpoints").iterdir()))
-    return {
-        **files,
-        "ledger": (run_folder / "ledger.db").stat().st_size,
-        "states": states,
-        "entries": entries,
-        "published_state": one,
-        "published_run": one * states,
-    }
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def measure(steps: int, rounds: int, folder: Path) -> list[Result]:
@@ -197,7 +161,6 @@ def measure(steps: int, rounds: int, folder: Path) -> list[Result]:
                 ),
                 **{name: _middle(seen[every], name) for name in seen[every][0]},
             }
-        row["bytes"] = sizes(folder / f"{RUNS[name]}-10-0" / "runs" / RUNS[name])
         run_folder = folder / f"{RUNS[name]}-{REPLAYED}-0" / "runs" / RUNS[name]
         row["replay"] = replay(run_folder, key)
         found.append(row)
