@@ -29,6 +29,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,7 +53,7 @@ from benchmarks.detection_table import (
     source_digest,
     write_page,
 )
-from benchmarks.published_check import Batches, PublishedCheck, gap, tensors_of
+from benchmarks.published_check import Batches, PublishedCheck, gap, weights_of
 from polchain.core.manifest import Snapshot
 from polchain.errors import EvidenceError, PolchainError, PolicyError
 from polchain.training.fingerprint import Setting
@@ -228,7 +229,7 @@ class Lab:
         key = case.victim, seed, str(shops[0].configuration)
         if key not in self._honest:
             begun = warm.seconds()
-            ends = [tensors_of(shop.train(shop.stops()[-1])[0][-1]) for shop in shops]
+            ends = [weights_of(shop.train(shop.stops()[-1])[0][-1]) for shop in shops]
             self._honest[key] = (warm.seconds() - begun) / len(shops), DELTA_SHARE * gap(*ends)
         return self._honest[key]
 
@@ -247,7 +248,7 @@ class Lab:
         forged = warm.seconds()
         check = self.check(case.victim, shop, forgery)
         if case.program is not None:
-            check = ByItsProgram(check.network, check.optimizer, check.samples, check.batch_size, shop)
+            check = ByItsProgram(check.network, check.optimizer, check.samples, check.batch_size, shop, check)
         published, exact = (
             published_says(check, forgery, delta),
             check.exact_parameters(forgery.states, forgery.batches),
@@ -283,6 +284,11 @@ class ByItsProgram(PublishedCheck):
     """The same check, of a prover whose program is his own: whoever trains a segment again runs that."""
 
     shop: Workshop
+    check: PublishedCheck
+
+    def starts_well(self, initial: Snapshot) -> bool:
+        """The test of the initial weights."""
+        return self.check.starts_well(initial)
 
     def errors(self, states: Sequence[Snapshot], batches: Sequence[Batches], picked: Sequence[int]) -> list[float]:
         """l2 distance between trained and claimed parameters, for each picked segment."""
@@ -291,7 +297,7 @@ class ByItsProgram(PublishedCheck):
         with self.shop.worker() as worker:
             for i in picked:
                 [state], _ = self.shop.go_on(worker, states[i], stops[i], stops[i + 1])
-                found.append(gap(tensors_of(state), tensors_of(states[i + 1])))
+                found.append(gap(weights_of(state), weights_of(states[i + 1])))
         return found
 
 
@@ -403,6 +409,9 @@ def work(tasks: Any, results: Any, source: str, end: float, lab_of: Callable[[Pa
                 except PolchainError as error:
                     # Whatever failed here says nothing about the forger: the next sitting tries again.
                     results.put(f"{name}, seed {seed}: {error}")
+                except Exception:
+                    # Nor does it end the sitting; it is told whole.
+                    results.put(f"{name}, seed {seed}: {traceback.format_exc()}")
     results.put(None)
 
 

@@ -144,4 +144,4 @@ def units(victims: Iterable[str], seeds: int, only: str, done: set[tuple[str, in
         for name, case in CASES.items():
             if name.partition(":")[0] in victims and name.startswith(only) and (name, seed) not in done:
                 pieces.setdefault((seed, case.victim), []).append((name, seed))
-    return list(pieces.values())
+    return [pieces[key] for key in sorted(pieces, key=lambda key: (key[0], "long" in key[1]))]

@@ -227,11 +227,13 @@ def large_text(kind: str, shop: Workshop, script: str, bits: int) -> str:
     return head + (program.replace("WIDTH = 32", wide) if kind == "data" else program.replace("=32", "=BATCH"))
 
 
-def planted(shop: Workshop, files: Mapping[str, bytes]) -> Workshop:
-    """A forger whose recipe is `planted.py` with these files beside it."""
+def planted(
+    shop: Workshop, files: Mapping[str, bytes], entry: str = "planted.py", arguments: tuple[str, ...] = ()
+) -> Workshop:
+    """A forger whose recipe is one of these files, the others beside it."""
     assert shop.genesis.recipe is not None
     refs = tuple(FileRef(name, len(data), blake3(data)) for name, data in sorted(files.items()))
-    ref = replace(shop.genesis.recipe, entry="planted.py", module=False, arguments=(), files=refs)
+    ref = replace(shop.genesis.recipe, entry=entry, module=False, arguments=arguments, files=refs)
     shop = replace(shop, ref=ref, files=files)
     with shop.worker() as worker:
         configuration, leaves = worker.commit_dataset()
