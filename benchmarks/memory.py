@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.common import ROOT, Result, machine, write
 from benchmarks.steps import run
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 
 RECIPE = ROOT / "benchmarks" / "recipes" / "wide.py"

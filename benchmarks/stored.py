@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.common import Result, machine, write
 from benchmarks.steps import DATA, EXAMPLES, RUNS, run
-from polchain.core.note import PrivateKey
+from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 
 THINNED_BY = 10
