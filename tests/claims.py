@@ -80,8 +80,8 @@ def record_once(
 
 
 def record(folder: Path, script: Path, arguments: Sequence[str] = ()) -> Recorded:
-    """Record a script in a new folder, and export its claim."""
-    folder.mkdir()
+    """Record a script in a folder of its own, and export its claim."""
+    folder.mkdir(exist_ok=True)
     copy = Path(shutil.copy(script, folder))
     _record(folder, copy, arguments, 1, "")
     return Recorded(folder / "claim", read_key(folder / "key", PassphraseSource()), copy, tuple(arguments))
