@@ -1,7 +1,8 @@
 """The forgers know more than a small network: ResNet-20 and the small GPT, four steps each.
 
 A schedule, norms with running figures, augmentation, dropout, tied weights and clipped gradients are in the way of
-whoever plants optimizer state; he gets by. `make bench-detection VICTIMS=resnet20,gpt` tries all of them, on longer runs.
+whoever plants optimizer state; he gets by. `make bench-detection
+VICTIMS=resnet20,gpt` tries all of them, on longer runs.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def lazy(shop: Workshop, faster: Mapping[str, str] = FASTER) -> Forgery:
 def imprecise(shop: Workshop, asked: str = ASKED) -> Forgery:
     """All steps, in half the bits."""
     stops = shop.stops()
-    cheap = f"with torch.autocast('cpu', dtype=torch.bfloat16):\n                {asked}"
+    cheap = f"with __import__('torch').autocast('cpu', dtype=__import__('torch').bfloat16):\n                {asked}"
     run = _train(shop, {asked: cheap}, list(shop.order.batches(0, stops[-1])), len(stops) - 1)
     return Forgery(shop, run.states, run.losses)
 
