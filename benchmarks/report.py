@@ -61,16 +61,31 @@ def steps(rows: Any) -> str:
     """Steps with and without recording."""
     lines, found = [], []
     for row in rows:
-        lines.append((f"{row['example']}, not recorded", number(1 / row["off"]), "1", "", size(row["off_peak"])))
+        lines.append(
+            (f"{row['example']}, not recorded", number(1 / row["off"]), "1", "1", "", "", size(row["off_peak"]))
+        )
         for every, one in row["every"].items():
-            cells = number(1 / one["step"]), number(one["rate"]), number(one["end"]), size(one["peak_bytes"])
+            rates_of = (number(1 / one["step"]), number(one["rate"]), number(one["rate_all"]))
+            checks = f"{one['checks']}, {number(one['check_seconds'])} s"
+            cells = *rates_of, checks, number(one["end"]), size(one["peak_bytes"])
             lines.append((f"{row['example']}, k = {every}", *cells))
         for every, least in (("100", 0.98), ("10", 0.90)):
             rate = row["every"][every]["rate"]
-            what = f"{row['example']}, k = {every}: at least {least} of the steps a second"
+            what = f"{row['example']}, k = {every}: at least {least} of the steps a second, self-checks apart"
             found.append(_target(what, rate >= least, number(rate)))
-    head = ["", "steps/s", "of not recorded", "end, s", "peak memory"]
+    head = ["", "steps/s", "of not recorded", f"self-checks included, {rows[0]['steps']:,} steps"]
+    head += ["self-checks", "end, s", "peak memory"]
     return table(head, lines) + "\n\n" + "\n".join(found)
+
+
+def memory(rows: Any) -> str:
+    """Memory."""
+    [row] = rows
+    lines = table(
+        [f"a state of {size(row['state_bytes'])}", "peak memory"],
+        [("not recorded", size(row["off"])), ("recorded, every 2 steps", size(row["on"]))],
+    )
+    return f"{lines}\n\n{_target('at most two states more', row['states'] <= 2, number(row['states']) + ' states')}"
 
 
 def stored(rows: Any) -> str:
@@ -207,6 +222,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "hashing": ("hashing", hashing),
     "commit": ("commit", commit),
     "steps": ("steps", steps),
+    "memory": ("memory", memory),
     "rates": ("steps", rates),
     "bytes": ("steps", stored),
     "gas": ("gas", gas),

@@ -32,7 +32,7 @@ from polchain.training.distance import worst_tensor
 from polchain.training.fingerprint import setting_of
 from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder
-from polchain.training.worker import Closing, Worker
+from polchain.training.worker import Closing, Replayed, Worker
 
 __all__ = ["SelfCheck"]
 
@@ -184,17 +184,21 @@ class SelfCheck:
         worker, steps = self.worker, f"steps {before.step} to {after.step}"
         worker.timeout = self._limit()
         if number == 1:
-            built, _ = self._ended("the initial state", lambda: worker.initial(self.seed))
+            built, _ = self._ended("the initial state", lambda: worker.initial(self.seed, tensors=False))
             if built.manifest.roots() != before.roots:
                 raise NotReproducedError(
                     f"the initial state is another one in a fresh process: {worst_tensor(opening, built)}",
                     hint="build it inside `record`: no environment variable, clock or order of a set may matter",
                 )
-        replayed = self._ended(steps, lambda: worker.replay(self.seed, before.step, after.step, batches, opening))
+
+        def replay() -> Replayed:
+            return worker.replay(self.seed, before.step, after.step, batches, opening, tensors=False)
+
+        replayed = self._ended(steps, replay)
         if replayed.opening.roots() != before.roots:
             self._refuse_opening(before, opening, replayed.opening)
         if replayed.closings[-1].snapshot.manifest.roots() != after.roots:
-            again = self._ended(steps, lambda: worker.replay(self.seed, before.step, after.step, batches, opening))
+            again = self._ended(steps, replay)
             self._refuse(before, after, closing, replayed.closings[-1], again.closings[-1])
         if replayed.closings[-1].loss != after.loss:
             raise NotReproducedError(
