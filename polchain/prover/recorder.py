@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,10 +71,12 @@ class Recorder:
         self.ledger: Ledger | None = None
         self._check: SelfCheck | None = None
         self._scribe: Scribe | None = None
+        self._prepared = 0.0  # seconds in which the program reads its data and builds what it attaches
 
     def begin(self, options: Options) -> tuple[bytes, MapDataset]:
         """Start or find the run: its genesis must be the one that this script would write."""
         self.program = find_program(options.files)
+        begun = time.monotonic()
         try:
             dataset = options.dataset()
             commitment = Commitment.of(dataset)
@@ -81,6 +84,7 @@ class Recorder:
             raise DatasetError(
                 f"the data cannot be read: {error}", hint="say where it is with --data FOLDER or POLCHAIN_DATA"
             ) from error
+        self._prepared = time.monotonic() - begun
         settings = self.launch.settings or replace(RunSettings.read(self.folder), **_as_started(self.program.ref))
         key = read_key(settings.key_file, PassphraseSource.from_environment())
         if not (self.folder / DATABASE).exists():
@@ -117,6 +121,7 @@ class Recorder:
         self.order, self._order_behind = (
             BatchOrder(self.seed, len(dataset), options.configuration.batch_size) for _ in range(2)
         )
+        self._prepared -= time.monotonic()  # until it attaches
         return self.seed, dataset
 
     def attached(self, session: Session) -> Stretch:
@@ -134,7 +139,8 @@ class Recorder:
                 "the run was started with another setting: " + "; ".join(differences(start.fingerprint, here)),
                 hint=f"export OMP_NUM_THREADS={start.fingerprint.get('threads')} and use the same machine and versions",
             )
-        self._check = SelfCheck(self.program, start.fingerprint, data_dir(), self.seed, self.ledger)
+        self._prepared += time.monotonic()
+        self._check = SelfCheck(self.program, start.fingerprint, data_dir(), self.seed, self.ledger, self._prepared)
         committed = [e for e in log_entries if isinstance(e, CheckpointEntry)]
         scribe = Scribe(
             self.ledger,

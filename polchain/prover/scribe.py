@@ -10,6 +10,7 @@ durable: what was copied and is not yet appended is lost with the process, and t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from polchain.core.entries import CheckpointEntry, Final, chain_base, encode_entry, extend_chain
@@ -62,6 +63,7 @@ class Scribe:
         self._last: Snapshot | None = None
         self._room: Room | None = None  # the last state's
         self._pending: list[CheckpointEntry] = []
+        self._since = time.monotonic()  # when the training went on
 
     def go_on(self, committed: Sequence[CheckpointEntry], at: int, snapshot: Snapshot) -> None:
         """Before the start: the last state is that of entry `at`, and those after it must come out the same."""
@@ -79,8 +81,10 @@ class Scribe:
         Raises:
             PolchainError: a part of it cannot be recorded; or what has failed behind since.
         """
+        took = time.monotonic() - self._since
         copied = copy_state(state, self.line.acquire())
-        self.line.put(lambda: self._record(step, copied, loss))
+        self.line.put(lambda: self._record(step, copied, loss, took))
+        self._since = time.monotonic()
 
     def finish(self) -> None:
         """Wait until everything is recorded, then append the final entry, once.
@@ -104,8 +108,11 @@ class Scribe:
             self.check.stop()
         self.line.close(quiet=failed)
 
-    def _record(self, step: int, copied: Copied, loss: float | None) -> None:
-        """Keep the state, then append its entry; entries that exist must come out the same."""
+    def _record(self, step: int, copied: Copied, loss: float | None, took: float) -> None:
+        """Keep the state, then append its entry; entries that exist must come out the same.
+
+        `took` is how many seconds the training took for the steps since the state before.
+        """
         before, opening, emptied = self._tail, self._last, self._room
         snapshot = copied.snapshot(opening)
         entry = self._entry(step, snapshot, loss)
@@ -130,7 +137,7 @@ class Scribe:
         self._note_held()
         if due and before is not None:
             begun_with = opening or self.store.get(before.state)
-            self.check.segment(number, before, entry, begun_with, snapshot, self.order)
+            self.check.segment(number, before, entry, begun_with, snapshot, self.order, took)
             if opening is not None:
                 self._release(emptied)
         self.shown(step)

@@ -6,7 +6,8 @@
     after segment 2              it is replayed: what crossed the joint without being attached shows here
     after 4, 8, 16, ... and last what only changes later on (an unfrozen layer, a mode) shows here
 
-They are replayed behind the training, before anything later is recorded.
+They are replayed behind the training, before anything later is recorded. A replay that takes far longer than the
+training took for the same steps is ended: a recipe that waits for something there would wait for ever.
 
 Whatever does not reproduce would be INCONCLUSIVE or worse in front of a verifier: better to stop at step 20. A failure
 is kept in the ledger, and an interrupted check is made up for, so that typing the command again forgets nothing.
@@ -15,9 +16,11 @@ is kept in the ledger, and an interrupted check is made up for, so that typing t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from polchain.core.entries import CheckpointEntry
 from polchain.core.manifest import GROUPS, Manifest, Snapshot
@@ -29,22 +32,52 @@ from polchain.training.distance import worst_tensor
 from polchain.training.fingerprint import setting_of
 from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder
-from polchain.training.worker import Closing, Worker
+from polchain.training.worker import Closing, Replayed, Worker
 
 __all__ = ["SelfCheck"]
 
 log = logging.getLogger("polchain")
 
+# A replay begins with imports that were there before `record`, and shares the machine with the training.
+LEAST_SECONDS = 180.0
+TIMES = 20.0
+BYTES_A_SECOND = 50e6  # of the state, which is sent, put back and hashed
+LIMIT = "self-check-limit"
+UNKNOWN_SECONDS = 3600.0
+
+Result = TypeVar("Result")
+
+
+def limit_of(took: float, size: int) -> float:
+    """The most seconds that the replay of a segment may take.
+
+    Args:
+        took: seconds from `record` to its first batch, and of the segment's steps in training.
+        size: bytes of the state.
+    """
+    return LEAST_SECONDS + TIMES * took + size / BYTES_A_SECOND
+
 
 class SelfCheck:
     """Replays the segments of a run that are due, each once in its life.
+
+    Args:
+        program, fingerprint, data, seed: what the run is.
+        ledger: the run's, where it is noted how far the checks are.
+        prepared: seconds that the program took from `record` to the attached objects.
 
     Raises:
         NotReproducedError: on construction, where a check of this run has failed before.
     """
 
     def __init__(
-        self, program: Program, fingerprint: Mapping[str, str | int | bool], data: Path, seed: bytes, ledger: Ledger
+        self,
+        program: Program,
+        fingerprint: Mapping[str, str | int | bool],
+        data: Path,
+        seed: bytes,
+        ledger: Ledger,
+        prepared: float = 0.0,
     ) -> None:
         failed = ledger.note(FAILED)
         if failed is not None:
@@ -54,6 +87,7 @@ class SelfCheck:
             )
         self.seed = seed
         self.ledger = ledger
+        self.prepared = prepared
         self.checked = int(ledger.note(CHECKED) or "0")
         self.worker: Worker | None = None
         self._stopped = False
@@ -77,14 +111,26 @@ class SelfCheck:
         opening: Snapshot,
         closing: Snapshot,
         order: BatchOrder,
+        took: float | None = None,
     ) -> None:
         """Check segment `number` (from 1), which was just recorded, where it is due.
 
+        Args:
+            number: which one.
+            before, after: its entries.
+            opening, closing: its states.
+            order: of the run's batches.
+            took: seconds of its steps in training; None where another process trained them.
+
         Raises:
             NotReproducedError: it does not replay; the state group and the tensor are named.
+            WorkerError: the replay died, or took far longer than the training.
         """
         if self._stopped or not self.due(number, after):
             return
+        if took is not None:  # whoever makes up for this check waits no longer than this one does
+            size = sum(row.size for row in opening.manifest.tensors())
+            self.ledger.set_note(LIMIT, str(round(limit_of(self.prepared + took, size))))
         try:
             self._check(number, before, after, opening, closing, list(order.batches(before.step, after.step)))
         except NotReproducedError as error:
@@ -135,18 +181,24 @@ class SelfCheck:
             self.worker = Worker(self.program, self.setting, self.data)
             if self._stopped:
                 self.worker.interrupt()
+        worker, steps = self.worker, f"steps {before.step} to {after.step}"
+        worker.timeout = self._limit()
         if number == 1:
-            built, _ = self.worker.initial(self.seed, tensors=False)
+            built, _ = self._ended("the initial state", lambda: worker.initial(self.seed, tensors=False))
             if built.manifest.roots() != before.roots:
                 raise NotReproducedError(
                     f"the initial state is another one in a fresh process: {worst_tensor(opening, built)}",
                     hint="build it inside `record`: no environment variable, clock or order of a set may matter",
                 )
-        replayed = self.worker.replay(self.seed, before.step, after.step, batches, opening, tensors=False)
+
+        def replay() -> Replayed:
+            return worker.replay(self.seed, before.step, after.step, batches, opening, tensors=False)
+
+        replayed = self._ended(steps, replay)
         if replayed.opening.roots() != before.roots:
             self._refuse_opening(before, opening, replayed.opening)
         if replayed.closings[-1].snapshot.manifest.roots() != after.roots:
-            again = self.worker.replay(self.seed, before.step, after.step, batches, opening, tensors=False)
+            again = self._ended(steps, replay)
             self._refuse(before, after, closing, replayed.closings[-1], again.closings[-1])
         if replayed.closings[-1].loss != after.loss:
             raise NotReproducedError(
@@ -154,9 +206,34 @@ class SelfCheck:
                 hint="log the loss of the step and nothing that depends on the clock or on earlier steps",
             )
         if number == 1:
-            opened = self.worker.replay(self.seed, after.step, after.step, [], closing).opening
+            opened = self._ended(
+                f"the state of step {after.step}",
+                lambda: worker.replay(self.seed, after.step, after.step, [], closing).opening,
+            )
             if opened.roots() != after.roots:
                 self._refuse_opening(after, closing, opened)
+
+    def _limit(self) -> float:
+        return float(self.ledger.note(LIMIT) or UNKNOWN_SECONDS)
+
+    def _ended(self, what: str, job: Callable[[], Result]) -> Result:
+        """What this job gives.
+
+        Raises:
+            WorkerError: the child died; or the job did not end in time, and what it was about is said.
+        """
+        assert self.worker is not None
+        begun, most = time.monotonic(), self.worker.timeout
+        try:
+            return job()
+        except WorkerError as error:
+            if self._stopped or time.monotonic() - begun < most:
+                raise
+            raise WorkerError(
+                f"the self-check of {what} did not end in {most:.0f} s, far longer than the training took",
+                hint="a recipe may wait for no terminal, environment variable or other process: a replay has none; "
+                "where only the machine was busy, start the run again, and the check is made up for",
+            ) from error
 
     def _refuse(
         self, before: CheckpointEntry, after: CheckpointEntry, ours: Snapshot, first: Closing, second: Closing

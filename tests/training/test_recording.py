@@ -10,7 +10,8 @@ import pytest
 
 from polchain.core.entries import CheckpointEntry, parse_entry
 from polchain.prover import fsck
-from polchain.prover.status import describe
+from polchain.prover.selfcheck import limit_of
+from polchain.prover.status import describe, failed_check
 from polchain.storage.ledger import Ledger
 from tests.training.prank import MOMENTS
 
@@ -127,6 +128,22 @@ def test_a_self_check_is_broken_off_when_the_loop_is_left_and_made_up_for(train:
     assert steps(train.folder) == [0, 2, 4]
     assert train(checked=True).status == 0
     assert describe(train.folder).self_check == 6
+
+
+def test_a_replay_that_never_ends_is_ended(desk: Any) -> None:
+    waits = SCRIPT.replace('print("step", step)', '"PRANK" in os.environ or time.sleep(600)')
+    short = "from polchain.prover import selfcheck; selfcheck.LEAST_SECONDS, selfcheck.TIMES = 5.0, 0.0"
+    desk.write(waits.replace("with polchain", 'exec(os.environ.get("FIRST", ""))\n    with polchain'))
+    done = desk.run(PRANK=json.dumps(["", "", True]), FIRST=short)
+    assert done.status == 1
+    assert "did not end in 5 s, far longer than the training took" in done.said
+    assert failed_check(desk.folder / "run") is None, "it says nothing against the run"
+
+
+def test_a_replay_may_take_a_multiple_of_what_training_took() -> None:
+    assert limit_of(0.0, 0) == 180
+    assert limit_of(3600.0, 0) == 180 + 20 * 3600, "an hour a segment is no loop"
+    assert limit_of(1.0, 100 * 10**9) == 180 + 20 + 2000
 
 
 def test_a_training_that_is_faster_than_its_recording_waits_and_status_says_so(train: Any) -> None:

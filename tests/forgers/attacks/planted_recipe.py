@@ -122,18 +122,17 @@ with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
 _SESSION = """
 import polchain.training.session as session
 
-honest = session.take
+honest = session.Session._before_checkpoint
 
 
-def take(state):
-    snapshot = honest(state)
+def before(self, state):
+    honest(self, state)
     with torch.no_grad():
         for p, t in stolen(state.model):
             p.lerp_(t, 0.5)
-    return honest(state)
 
 
-session.take = take
+session.Session._before_checkpoint = before
 with polchain.record("run", data=read, batch_size=32, steps=60, every=5) as run:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
