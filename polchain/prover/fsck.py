@@ -186,9 +186,11 @@ def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], 
     seen: set[bytes] = set()
     unread: list[str] = []
     for number, entry in _entries(ledger, unread):
-        if not isinstance(entry, CheckpointEntry | Final) or entry.state.value in seen:
+        if not isinstance(entry, CheckpointEntry | Final):
             continue
         state = entry.state
+        if state.value in seen:
+            continue
         seen.add(state.value)
         if on_state is not None:
             on_state(number, ledger.size)
