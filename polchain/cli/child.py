@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 SCRIPT_FAILED = 1
+READING = "reading the data"
 
 
 def main() -> int:
@@ -78,6 +79,14 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
         if step >= steps:
             progress.close()
 
+    def on_sample(done: int, samples: int) -> None:
+        if progress.what != READING:
+            progress.begin(READING, "samples")
+        progress.update(done, samples)
+        if done >= samples:
+            progress.clear()
+            progress.begin("training", "steps")
+
     source = script if orders.module else str(Path(script).resolve())
     launch = Launch(
         run=run,
@@ -91,6 +100,7 @@ def _run(orders: Orders, run: Path, script: str, arguments: list[str], back_to_a
         own_seed=orders.own_seed,
         on_genesis=on_genesis,
         on_checkpoint=on_checkpoint,
+        on_sample=on_sample,
     )
     with progress:
         status = run_script(script, module=orders.module, arguments=arguments, launch=launch)

@@ -130,7 +130,7 @@ def fsck(
     from polchain.prover.fsck import check
     from polchain.storage.runs import find_run
 
-    with output.Progress("checking", 0, "states") as progress:
+    with output.Progress("checking", 0, "entries") as progress:
         found = check(find_run(run), repair=repair, on_state=progress.update)
     lines = [f"damaged: {output.sanitise(text)}" for text in found.damage]
     lines += [f"{'mended' if text in found.mended else 'note'}: {output.sanitise(text)}" for text in found.leftovers]

@@ -200,9 +200,9 @@ class Progress:
     ) -> None:
         self.close()
 
-    def begin(self, what: str) -> None:
+    def begin(self, what: str, unit: str | None = None) -> None:
         """Something else begins, whose rate counts from here."""
-        self.what = what
+        self.what, self.unit = what, unit or self.unit
         self._start = None
 
     def update(self, done: int, total: int | None = None, left: float | None = None) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from polchain.anchors.base import target_of
 from polchain.core.claim import checkpoint_name, head_name, manifest_name
 from polchain.core.digest import Digest, blake3
-from polchain.core.entries import CheckpointEntry, Final, parse_entry
+from polchain.core.entries import CheckpointEntry, Entry, Final, parse_entry
 from polchain.core.manifest import check_manifest
 from polchain.errors import CheckpointMissingError, DataSecretError, EvidenceError, FormatError, PolchainError
 from polchain.prover.anchored import AnchorBook
@@ -61,7 +61,7 @@ class Health:
 
 
 def check(run: Path, *, repair: bool = False, on_state: Callable[[int, int], None] | None = None) -> Health:
-    """Check a run that nobody is writing to.
+    """Check a run that nobody is writing to; `on_state` is called with how many entries are done, and of how many.
 
     Raises:
         MissingFileError: there is no run.
@@ -178,24 +178,22 @@ def _check_secret(ledger: Ledger, found: Health) -> None:
         found.damage.append(str(error))
 
 
-def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], None] | None) -> set[str] | None:
-    """Check each state that an entry names; returns the files that belong to them, or None if not all can be read."""
-    entries = []
-    unread = False
-    for number, data in enumerate(ledger.entries()):
-        try:
-            entries.append(parse_entry(data))
-        except EvidenceError as error:
-            found.damage.append(f"entry {number}: {error}")
-            unread = True
-    out = Thinning.parse(ledger.note(THINNED)).left_out(entries)
-    states: dict[Digest, CheckpointEntry | Final] = {}
-    for entry in entries:
-        if isinstance(entry, CheckpointEntry | Final):
-            states.setdefault(entry.state, entry)
-    for done, (state, entry) in enumerate(states.items()):
+def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], None] | None) -> set[bytes] | None:
+    """Check each state that an entry names; returns those states' digests, or None if not all can be read."""
+    thinning = Thinning.parse(ledger.note(THINNED))
+    out = thinning.left_out([entry for _, entry in _entries(ledger)]) if thinning.intervals else {}
+    # Of a long log no entry is held: 32 bytes of each state that was seen.
+    seen: set[bytes] = set()
+    unread: list[str] = []
+    for number, entry in _entries(ledger, unread):
+        if not isinstance(entry, CheckpointEntry | Final):
+            continue
+        state = entry.state
+        if state.value in seen:
+            continue
+        seen.add(state.value)
         if on_state is not None:
-            on_state(done, len(states))
+            on_state(number, ledger.size)
         try:
             _check_state(CheckpointStore(found.path), state, entry)
             found.states += 1
@@ -208,8 +206,19 @@ def _check_states(ledger: Ledger, found: Health, on_state: Callable[[int, int], 
         except PolchainError as error:
             found.damage.append(f"the state of step {entry.step}: {error}")
     if on_state is not None:
-        on_state(len(states), len(states))
-    return None if unread else {name(state) for state in states for name in (manifest_name, checkpoint_name)}
+        on_state(ledger.size, ledger.size)
+    found.damage += unread
+    return None if unread else seen
+
+
+def _entries(ledger: Ledger, unread: list[str] | None = None) -> Iterator[tuple[int, Entry]]:
+    """The entries that can be read, with their numbers; what is wrong with the others goes into `unread`."""
+    for number, data in enumerate(ledger.entries()):
+        try:
+            yield number, parse_entry(data)
+        except EvidenceError as error:
+            if unread is not None:
+                unread.append(f"entry {number}: {error}")
 
 
 def _check_state(store: CheckpointStore, state: Digest, entry: CheckpointEntry | Final) -> None:
@@ -222,10 +231,11 @@ def _half_written(run: Path) -> Iterator[Path]:
     return (path for path in sorted(run.rglob(".*.partial*")) if path.is_file())
 
 
-def _orphans(run: Path, named: set[str] | None) -> Iterator[Path]:
+def _orphans(run: Path, named: set[bytes] | None) -> Iterator[Path]:
     """States that no entry names; none without `named`, which takes a log of which every entry can be read."""
-    for folder in ("checkpoints", "manifests") if named is not None else ():
+    for folder, suffix in (("checkpoints", ".safetensors"), ("manifests", ".json")) if named is not None else ():
         for path in sorted((run / folder).glob("*")):
-            known = named is None or path.relative_to(run).as_posix() in named
-            if not known and path.is_file() and STATE_FILE.fullmatch(path.name):
+            if not path.is_file() or not STATE_FILE.fullmatch(path.name):
+                continue
+            if named is None or path.suffix != suffix or bytes.fromhex(path.stem) not in named:
                 yield path

@@ -42,6 +42,7 @@ class Launch:
         own_seed: draw the seed, though the genesis names a beacon.
         on_genesis: called before the end that `stop_at_genesis` makes.
         on_checkpoint: called with the step and the run's steps: where training begins, and after each checkpoint.
+        on_sample: called with how many of a large dataset's samples were read, and of how many.
         begun: set by `record`, so that a script that never records is noticed.
     """
 
@@ -56,6 +57,7 @@ class Launch:
     own_seed: bool = False
     on_genesis: Callable[[Ledger], None] | None = None
     on_checkpoint: Callable[[int, int], None] | None = None
+    on_sample: Callable[[int, int], None] | None = None
     begun: bool = False
 
 

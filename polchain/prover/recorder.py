@@ -19,11 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polchain.core.entries import (
-    CheckpointEntry,
-    Start,
-    parse_entry,
-)
+from polchain.core.entries import CheckpointEntry, Start, parse_entry
 from polchain.core.genesis import Genesis, RecipeRef
 from polchain.core.manifest import check_manifest
 from polchain.core.task import departures
@@ -48,6 +44,7 @@ from polchain.storage.keyfile import PassphraseSource, read_key
 from polchain.storage.ledger import Ledger
 from polchain.training.dataset import Commitment, MapDataset, data_dir
 from polchain.training.fingerprint import differences, fingerprint
+from polchain.training.leaves import KEPT
 from polchain.training.program import find_program
 from polchain.training.randomness import BatchOrder
 from polchain.training.session import Options, Session, Stretch
@@ -57,6 +54,8 @@ from polchain.training.state import TrainingState
 __all__ = ["Recorder"]
 
 log = logging.getLogger("polchain")
+
+MANY_SAMPLES = 20_000  # fewer are read before anybody wonders
 
 
 class Recorder:
@@ -79,7 +78,7 @@ class Recorder:
         begun = time.monotonic()
         try:
             dataset = options.dataset()
-            commitment = Commitment.of(dataset)
+            commitment = self._commit(dataset)
         except OSError as error:
             raise DatasetError(
                 f"the data cannot be read: {error}", hint="say where it is with --data FOLDER or POLCHAIN_DATA"
@@ -123,6 +122,16 @@ class Recorder:
         )
         self._prepared -= time.monotonic()  # until it attaches
         return self.seed, dataset
+
+    def _commit(self, dataset: MapDataset) -> Commitment:
+        """Read every sample; what was kept of an earlier reading counts only where the user says so."""
+
+        def progress(done: int) -> None:
+            if self.launch.on_sample is not None and len(dataset) >= MANY_SAMPLES:
+                self.launch.on_sample(done, len(dataset))
+
+        kept = os.environ.get(KEPT)
+        return Commitment.of(dataset, progress, kept=Path(kept) if kept else None)
 
     def attached(self, session: Session) -> Stretch:
         """Record step 0, or put back the last state that was kept."""

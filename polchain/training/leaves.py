@@ -1,35 +1,33 @@
-r"""The leaf hashes of a dataset: 32 bytes a sample, computed piece by piece, by several processes if asked for.
+"""The leaf hashes of a dataset: 32 bytes a sample, computed piece by piece, by several processes if asked for.
 
-    .polchain-leaves    "polchain-leaves/v1\n", u64 little-endian number of samples, then the leaf hashes so far
-
-With a file to keep them in, what was interrupted goes on there: some of what is kept is computed again, and where one
-differs all is. The file is the prover's own convenience, and nobody's evidence: a leaf that is wrong shows when its
-sample is opened or replayed.
+With a file to keep them in (`journal`), what was interrupted goes on there: some of what is kept is computed again, and
+where one differs all is. That finds another dataset, and not one sample that was changed in between. So it has to be
+asked for, by whoever knows that the data stays as it is. The file is the prover's own convenience, and nobody's
+evidence: a leaf that is wrong shows when its sample is opened or replayed, and then its prover is the one who loses.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Protocol, overload
 
 from polchain.core.merkle import Hash
-from polchain.errors import StorageError, UsageError
+from polchain.errors import UsageError
+from polchain.training.journal import Journal
 
-__all__ = ["WORKERS", "Leaves", "Source", "hash_samples"]
+__all__ = ["KEPT", "WORKERS", "Leaves", "Source", "hash_samples"]
 
 WORKERS: Final = "POLCHAIN_DATA_WORKERS"
+KEPT: Final = "POLCHAIN_DATA_KEPT"
 PIECE: Final = 4096
 AGAIN: Final = 64
-_MAGIC: Final = b"polchain-leaves/v1\n"
-_COUNT: Final = struct.Struct("<Q")
 
 
 class Source(Protocol):
@@ -93,22 +91,27 @@ def hash_samples(
         progress: called with how many are done.
         workers: forked processes that read it; None takes POLCHAIN_DATA_WORKERS, else none. A dataset that holds an
             open file cannot be read by several processes at once.
-        kept: where to keep what is done until all is; removed then.
+        kept: where to keep what is done until all is; removed then. Only for data that nobody changes in between.
 
     Raises:
         StorageError: the disk refused the file.
+        UsageError: it is no such file.
         Whatever the dataset raises.
     """
-    size = len(source)
-    leaves = _kept(kept, source, leaf_of) if kept is not None else bytearray()
-    with _Journal(kept, size, leaves) as journal:
+    size, leaves = len(source), bytearray()
+    with Journal(kept, size, PIECE) if kept is not None else nullcontext() as journal:
+        if journal is not None:
+            if not _same(journal.leaves, source, leaf_of):
+                journal.drop()
+            leaves = journal.leaves
         for piece in _pieces(source, leaf_of, len(leaves) // 32, _workers() if workers is None else workers):
             leaves += piece
-            journal.add(piece)
+            if journal is not None:
+                journal.add(piece)
             if progress is not None:
                 progress(len(leaves) // 32)
-    if kept is not None:
-        kept.unlink(missing_ok=True)
+        if journal is not None:
+            journal.remove()
     return Leaves(leaves)
 
 
@@ -165,47 +168,8 @@ def _workers() -> int:
     return int(text)
 
 
-def _kept(path: Path, source: Source, leaf_of: Callable[[Any], Hash]) -> bytearray:
-    """What was kept earlier, if it is of a dataset that has the same length and, where one looks, the same samples."""
-    head = _MAGIC + _COUNT.pack(len(source))
-    with suppress(OSError):
-        data = path.read_bytes()
-        done = min((len(data) - len(head)) // 32, len(source))
-        leaves = bytearray(data[len(head) : len(head) + 32 * max(done, 0)])
-        if data.startswith(head) and done > 0:
-            some = {0, done - 1, *random.sample(range(done), min(AGAIN, done))}
-            if all(leaf_of(source[index]) == leaves[32 * index : 32 * index + 32] for index in some):
-                return leaves
-    return bytearray()
-
-
-class _Journal:
-    """The file that leaves are kept in, if there is one."""
-
-    def __init__(self, path: Path | None, size: int, leaves: bytearray) -> None:
-        self._path, self._file = path, None
-        if path is not None:
-            try:
-                self._file = path.open("wb")
-                self._file.write(_MAGIC + _COUNT.pack(size) + leaves)
-            except OSError as error:
-                raise self._refused(error) from error
-
-    def add(self, piece: bytes) -> None:
-        """Keep a piece."""
-        if self._file is not None:
-            try:
-                self._file.write(piece)
-                self._file.flush()
-            except OSError as error:
-                raise self._refused(error) from error
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _refused(self, error: OSError) -> StorageError:
-        return StorageError(f"cannot write {self._path}: {error.strerror}", hint="free some space, then go on")
+def _same(leaves: bytearray, source: Source, leaf_of: Callable[[Any], Hash]) -> bool:
+    """Whether leaves that were kept are, where one looks, those of the samples."""
+    done = len(leaves) // 32
+    some = {0, done - 1, *random.sample(range(done), min(AGAIN, done))} if done else set()
+    return all(leaf_of(source[index]) == leaves[32 * index : 32 * index + 32] for index in some)

@@ -59,25 +59,47 @@ def test_an_interrupted_commitment_goes_on(tmp_path: Path) -> None:
     kept = tmp_path / "leaves"
     with pytest.raises(DatasetError):
         Commitment.of(Numbers(fail_at=77), kept=kept)
-    assert kept.stat().st_size == len(b"polchain-leaves/v1\n") + 8 + 32 * 72
+    assert kept.stat().st_size == len(b"polchain-leaves/v1\n") + 16 + 9 * (8 * 32 + 32)
+    assert kept.stat().st_mode & 0o777 == 0o600, "leaves of private data are for nobody else"
     data = Numbers()
     assert list(Commitment.of(data, kept=kept).leaves) == EXPECTED
     assert data.read < 28 + module.AGAIN + 10, "it was computed again from the start"
     assert not kept.exists()
 
 
-@pytest.mark.parametrize("what", ["another dataset", "a longer one", "torn", "garbage", "empty"])
+@pytest.mark.parametrize("what", ["another dataset", "a longer one", "torn", "a flipped bit", "a hole", "empty"])
 def test_what_was_kept_of_something_else_is_not_believed(tmp_path: Path, what: str) -> None:
     kept = tmp_path / "leaves"
     with pytest.raises(DatasetError):
         Commitment.of(Numbers(fail_at=77, shift=1 if what == "another dataset" else 0), kept=kept)
+    written = bytearray(kept.read_bytes())
     if what == "torn":
-        kept.write_bytes(kept.read_bytes()[:-7])
-    elif what in ("garbage", "empty"):
-        kept.write_bytes(b"garbage" * 100 if what == "garbage" else b"")
+        del written[-7:]
+    elif what == "a flipped bit":
+        written[-40] ^= 1
+    elif what == "a hole":
+        # A power loss leaves a file as long as it was, and zeros where the disk had not got to.
+        written[300:400] = bytes(100)
+    elif what == "empty":
+        written.clear()
+    kept.write_bytes(written)
     data = Numbers(120 if what == "a longer one" else 100)
     assert list(Commitment.of(data, kept=kept).leaves)[:100] == EXPECTED
-    assert len(Commitment.of(data).leaves) == len(data)
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("text", [b"garbage" * 100, b"x", b"polchain-leaves/v2\n" + bytes(40)])
+def test_a_file_of_something_else_is_not_written_over(tmp_path: Path, text: bytes) -> None:
+    kept = tmp_path / "thesis.txt"
+    kept.write_bytes(text)
+    with pytest.raises(UsageError, match="no file of leaf hashes"):
+        Commitment.of(Numbers(), kept=kept)
+    assert kept.read_bytes() == text
+
+
+def test_two_that_keep_their_leaves_in_one_file_do_not_mix_them(tmp_path: Path) -> None:
+    with module.Journal(tmp_path / "leaves", 100, 8), pytest.raises(UsageError, match="another process"):
+        Commitment.of(Numbers(), kept=tmp_path / "leaves")
 
 
 def test_how_many_workers_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
