@@ -58,7 +58,7 @@ gpu: setup ## the tests that need a CUDA device, and what replay costs on one
 	@$(BIN)/python -m benchmarks.gpu
 
 # One after the other, on a machine that does nothing else; b3sum (Debian has it) is used where it is installed.
-BENCHES := hashing commit states gas data scale steps startup
+BENCHES := hashing commit memory states gas data scale steps stored startup
 bench: setup ## measure against peers, and write the tables of docs/performance.md (under 30 minutes, quiet machine)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt -e '.[bench]'
 	@for name in $(BENCHES); do echo "bench: $$name" >&2; $(BIN)/python -m benchmarks.$$name || exit 1; done
@@ -71,8 +71,9 @@ bench-ruling: setup ## how long a ruling takes on two claims that are replayed w
 	@$(BIN)/python -m benchmarks.ruling
 
 # A sitting of at most 50 minutes (MINUTES=15 for a shorter one) on two cores (JOBS=14 for more); the next one goes on.
+# VICTIMS=resnet20,gpt tries them on larger victims.
 bench-detection: setup ## every forger against three verifiers; goes on where the last sitting ended
-	nice -n 19 $(BIN)/python -m benchmarks.detection --minutes $(or $(MINUTES),50) --jobs $(or $(JOBS),2)
+	nice -n 19 $(BIN)/python -m benchmarks.detection --minutes $(or $(MINUTES),50) --jobs $(or $(JOBS),2) $(if $(VICTIMS),--victims $(VICTIMS))
 	$(BIN)/python -m benchmarks.detection --table >/dev/null
 
 bench-thieves: setup ## every forger, dated first, against his victim before an arbiter; goes on where the last sitting ended

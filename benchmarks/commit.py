@@ -5,7 +5,7 @@
 The state is that of a small transformer under AdamW after three steps: parameters and two moments of each. Everything
 is written to the same folder and synced before it counts as durable; the tasks take turns.
 
-    polchain                   copied (held), then hashed, written, synced, renamed, appended, signed
+    polchain                   looked at (is it finite?), copied: held; then hashed, written, synced, appended, signed
     a plain copy               every tensor cloned
     torch.save, safetensors    the state written on the training thread, and synced
     DCP async                  torch.distributed.checkpoint.async_save, one process
@@ -37,6 +37,7 @@ from polchain.core.keys import PrivateKey
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
 from polchain.training import snapshot as snapshots
+from polchain.training.finite import first_not_finite
 from polchain.training.state import TrainingState
 
 ROUNDS = 7
@@ -72,6 +73,7 @@ class Polchain:
         """Copy, then the rest. Before there was a copy apart, the thread is held for all of it."""
         begun = time.perf_counter()
         if self.room is not None:
+            assert first_not_finite(self.state.model) is None  # as the session sees to first
             copied = snapshots.copy_state(self.state, self.room)
             held = time.perf_counter() - begun
             taken = copied.snapshot()

@@ -1,6 +1,7 @@
 """Who is refused, by whom, and what it cost him: every forger against three verifiers.
 
     python -m benchmarks.detection [--seeds 20] [--honest 210] [--jobs 1] [--minutes 50] [--only NAME] [--table]
+    python -m benchmarks.detection --victims resnet20,gpt [--seeds 1] ...
 
     published    initial weights by their distribution, the largest updates of each epoch within delta, parameters only
     exact        every segment, parameters only, bit for bit; the rest as the checkpoint says
@@ -9,7 +10,7 @@
 Each forger is tried once with each seed, against a victim that this seed trained; what came of it is a line of
 benchmarks/results/detection.jsonl, written by the parent alone. A sitting ends cleanly after `--minutes`, and the next
 one goes on; lines of another source of polchain are left out. `--table` tries nothing: it prints the table of what is
-in the file, and writes it into docs/detection.md.
+in the file, and writes it into docs/detection.md. `--victims` tries them on large ones (`detection_large`).
 
 `cpu` is the forger's CPU time in seconds, `honest_cpu` that of honest training of the same recipe; to start processes
 is in neither (see `tests.forgers.warm`). `left` is how far from the stolen weights he ended, over the way that the
@@ -28,7 +29,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -37,8 +39,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection_table import FORGERS, HONEST, RESULTS, Record, read, report, source_digest, write_page
-from benchmarks.published_check import Batches, PublishedCheck, gap, tensors_of
+from benchmarks.detection_table import (
+    FORGERS,
+    HONEST,
+    LARGE_MARKS,
+    LARGE_RESULTS,
+    MARKS,
+    RESULTS,
+    Record,
+    read,
+    report,
+    report_large,
+    source_digest,
+    write_page,
+)
+from benchmarks.published_check import Batches, PublishedCheck, gap, weights_of
 from polchain.core.manifest import Snapshot
 from polchain.errors import EvidenceError, PolchainError, PolicyError
 from polchain.training.fingerprint import Setting
@@ -154,6 +169,8 @@ CASES = {
 class Lab:
     """The victims of one process, and what honest training of their recipes costs; all of it in one folder."""
 
+    cases: Mapping[str, Case] = CASES
+
     def __init__(self, folder: Path, source: str) -> None:
         self.folder = folder
         self.source = source
@@ -165,7 +182,7 @@ class Lab:
     def calibration(self, name: str) -> Calibration:
         """What the verifier tolerates of that victim's recipe between one thread and two; made once, really."""
         if name not in self._calibrations:
-            own = OwnRecipe.script(DIGITS, VICTIMS[name])
+            own = OwnRecipe.script(self.script(name), self.recorded(name).arguments)
             # The lengths of the recipe's own segments.
             wish = Wish(own, DATA, {}, threads=1, lengths=(1, 5), quick=True)
             self._calibrations[name] = calibrate(wish).calibration
@@ -173,44 +190,65 @@ class Lab:
 
     def victim(self, name: str, seed: int) -> Path:
         """Who was robbed: a recorded run, trained again under the key and seed that follow from a number."""
-        if name not in self._recorded:
-            self._recorded[name] = record(self.folder / name, DIGITS, VICTIMS[name])
+        self.recorded(name)
         if self._victim is None or self._victim[0] != (name, seed):
             if self._victim is not None:
                 shutil.rmtree(self._victim[1])
-            shop = forger(self._recorded[name].claim, f"{name} victim", seed)
+            shop = self.forger(name, self._recorded[name].claim, f"{name} victim", seed)
             claim = Forgery(shop, *shop.train(shop.stops()[-1])).claim(self.folder / f"{name}-{seed}")
             self._victim = (name, seed), claim
         return self._victim[1]
 
+    def recorded(self, name: str) -> Recorded:
+        """A run of that victim's recipe, recorded once by a real process."""
+        if name not in self._recorded:
+            self._recorded[name] = self.record(name)
+        return self._recorded[name]
+
+    def record(self, name: str) -> Recorded:
+        """Record it."""
+        return record(self.folder / name, DIGITS, VICTIMS[name])
+
+    def script(self, name: str) -> Path:
+        """The verifier's own copy of that victim's recipe."""
+        return DIGITS
+
+    def forger(self, victim: str, claim: Path, name: str, seed: int) -> Workshop:
+        """A forger of this name and number, who stole from that victim's claim."""
+        return forger(claim, name, seed)
+
+    def check(self, victim: str, shop: Workshop, forgery: Forgery | None = None) -> PublishedCheck:
+        """The published check of that victim's recipe, and of what a forger shows to it."""
+        shown = None if forgery is None or forgery.samples is None else tuple(forgery.samples)
+        return published_check("adam" if victim == "adam" else "sgd", shown)
+
     def honest(self, case: Case, seed: int) -> tuple[float, float]:
         """CPU seconds of honest training of that victim's recipe, and the published delta for it."""
         claim = self.victim(case.victim, seed)
-        shops = [case.schedule(forger(claim, name, seed)) for name in ("one", "another")]
+        shops = [case.schedule(self.forger(case.victim, claim, name, seed)) for name in ("one", "another")]
         key = case.victim, seed, str(shops[0].configuration)
         if key not in self._honest:
             begun = warm.seconds()
-            ends = [tensors_of(shop.train(shop.stops()[-1])[0][-1]) for shop in shops]
+            ends = [weights_of(shop.train(shop.stops()[-1])[0][-1]) for shop in shops]
             self._honest[key] = (warm.seconds() - begun) / len(shops), DELTA_SHARE * gap(*ends)
         return self._honest[key]
 
     def run(self, name: str, seed: int) -> Record:
         """Try one forger with one seed on all three verifiers."""
-        case = CASES[name]
+        case = self.cases[name]
         claim = self.victim(case.victim, seed)
         honest, delta = self.honest(case, seed)
         calibration = self.calibration(case.victim) if case.calibrated else None
-        shop = case.schedule(forger(claim, name, seed))
-        check = published_check("adam" if case.victim == "adam" else "sgd")
+        shop = case.schedule(self.forger(case.victim, claim, name, seed))
+        check = self.check(case.victim, shop)
         begun = warm.seconds()
         if case.program is not None:
             shop = case.program(shop)
         forgery = case.forge(shop, check)
         forged = warm.seconds()
-        if forgery.samples is not None:
-            check = published_check("adam" if case.victim == "adam" else "sgd", tuple(forgery.samples))
+        check = self.check(case.victim, shop, forgery)
         if case.program is not None:
-            check = ByItsProgram(check.network, check.optimizer, check.samples, check.batch_size, shop)
+            check = ByItsProgram(check.network, check.optimizer, check.samples, check.batch_size, shop, check)
         published, exact = (
             published_says(check, forgery, delta),
             check.exact_parameters(forgery.states, forgery.batches),
@@ -219,7 +257,8 @@ class Lab:
         shown = forgery.claim(self.folder / "claim")
         try:
             draw = sha256(f"draw {name} {seed}".encode()).digest()
-            said = polchain_says(shop, shown, draw, case.program is None, calibration)
+            own = self.script(case.victim) if case.program is None else None
+            said = polchain_says(shop, shown, draw, own, calibration)
         finally:
             shutil.rmtree(shown)
         ended = warm.seconds()
@@ -245,6 +284,11 @@ class ByItsProgram(PublishedCheck):
     """The same check, of a prover whose program is his own: whoever trains a segment again runs that."""
 
     shop: Workshop
+    check: PublishedCheck
+
+    def starts_well(self, initial: Snapshot) -> bool:
+        """The test of the initial weights."""
+        return self.check.starts_well(initial)
 
     def errors(self, states: Sequence[Snapshot], batches: Sequence[Batches], picked: Sequence[int]) -> list[float]:
         """l2 distance between trained and claimed parameters, for each picked segment."""
@@ -253,7 +297,7 @@ class ByItsProgram(PublishedCheck):
         with self.shop.worker() as worker:
             for i in picked:
                 [state], _ = self.shop.go_on(worker, states[i], stops[i], stops[i + 1])
-                found.append(gap(tensors_of(state), tensors_of(states[i + 1])))
+                found.append(gap(weights_of(state), weights_of(states[i + 1])))
         return found
 
 
@@ -265,15 +309,15 @@ def published_says(check: PublishedCheck, forgery: Forgery, delta: float) -> str
 
 
 def polchain_says(
-    shop: Workshop, claim: Path, draw: bytes, vouched: bool, calibration: Calibration | None = None
+    shop: Workshop, claim: Path, draw: bytes, vouched: Path | None, calibration: Calibration | None = None
 ) -> Record:
     """The verdict, or the error's name; which check it was; and how many replays were reproduced, early and later."""
     recipe = shop.genesis.recipe
     assert recipe is not None
     calibrations = () if calibration is None else (calibration,)
-    policy = Policy(keys=frozenset({shop.key.public}), unsafe_no_sandbox=not vouched, calibrations=calibrations)
+    policy = Policy(keys=frozenset({shop.key.public}), unsafe_no_sandbox=vouched is None, calibrations=calibrations)
     setting = None if calibration is None else Setting(1)
-    own = {"recipe": DIGITS, "recipe_arguments": recipe.arguments} if vouched else {}
+    own = {} if vouched is None else {"recipe": vouched, "recipe_arguments": recipe.arguments}
     try:
         verdict = verify(
             claim,
@@ -297,7 +341,7 @@ def polchain_says(
         "by": refused_by(verdict),
         "early": [sum(halves[True]), len(halves[True])],
         "later": [sum(halves[False]), len(halves[False])],
-        "sandbox": "" if not vouched else verdict.sandbox if verdict.sandbox.startswith("bubblewrap") else "none",
+        "sandbox": "" if vouched is None else verdict.sandbox if verdict.sandbox.startswith("bubblewrap") else "none",
     }
 
 
@@ -349,13 +393,13 @@ def units(seeds: int, honest: int, only: str, done: set[tuple[str, int]]) -> lis
     return [pieces[key] for key in sorted(pieces, key=lambda key: (key[0] / pace if key[2] else key[0], key[1]))]
 
 
-def work(tasks: Any, results: Any, source: str, end: float) -> None:
+def work(tasks: Any, results: Any, source: str, end: float, lab_of: Callable[[Path, str], Lab]) -> None:
     """One process of a sitting: takes units, gives a record or a sentence for each forgery, and None at its end."""
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # the first one of a process costs a second
     warm.keep()
     with tempfile.TemporaryDirectory(prefix="detection-") as folder:
-        lab = Lab(Path(folder), source)
+        lab = lab_of(Path(folder), source)
         while (unit := tasks.get()) is not None:
             for name, seed in unit:
                 if time.monotonic() > end:
@@ -365,11 +409,20 @@ def work(tasks: Any, results: Any, source: str, end: float) -> None:
                 except PolchainError as error:
                     # Whatever failed here says nothing about the forger: the next sitting tries again.
                     results.put(f"{name}, seed {seed}: {error}")
+                except Exception:
+                    # Nor does it end the sitting; it is told whole.
+                    results.put(f"{name}, seed {seed}: {traceback.format_exc()}")
     results.put(None)
 
 
-def sit(seeds: int, honest: int, jobs: int, minutes: float, only: str = "", path: Path = RESULTS) -> None:
-    """Try what was not tried yet until the time is over; this process alone writes."""
+def sit(
+    remaining: Callable[[set[tuple[str, int]]], list[Unit]],
+    jobs: int,
+    minutes: float,
+    path: Path = RESULTS,
+    lab_of: Callable[[Path, str], Lab] = Lab,
+) -> None:
+    """Try what remains, given what was tried, until the time is over; this process alone writes."""
     source = str(source_digest())
     found = read(path)
     mine = {(item["forger"], item["seed"]) for item in found if item["source"] == source}
@@ -380,12 +433,12 @@ def sit(seeds: int, honest: int, jobs: int, minutes: float, only: str = "", path
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     context = multiprocessing.get_context("spawn")
     tasks, results = context.Queue(), context.Queue()
-    left = units(seeds, honest, only, mine)
+    left = remaining(mine)
     total, begun = sum(len(unit) for unit in left), time.monotonic()
     for unit in [*left, *[None] * jobs]:
         tasks.put(unit)
     end = begun + 60 * minutes
-    processes = [context.Process(target=work, args=(tasks, results, source, end)) for _ in range(jobs)]
+    processes = [context.Process(target=work, args=(tasks, results, source, end, lab_of)) for _ in range(jobs)]
     for process in processes:
         process.start()
     path.parent.mkdir(exist_ok=True)
@@ -421,20 +474,30 @@ def tell(text: str) -> None:
 def main() -> None:
     """Sit, or make the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, help="20; 1 for large victims")
+    parser.add_argument("--victims", default="", help="large ones, of resnet20,gpt, in place of the small")
     parser.add_argument("--honest", type=int, default=210, help="honest claims to verify")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one core and thread each")
     parser.add_argument("--minutes", type=float, default=50)
     parser.add_argument("--only", default="", help="forgers whose name begins so")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--table", action="store_true", help="print what is in the file, and write docs/detection.md")
     options = parser.parse_args()
+    path = options.results or (LARGE_RESULTS if options.victims else RESULTS)
+    if not options.table and options.victims:
+        from benchmarks import detection_large  # which is made of what is here
+
+        large = partial(detection_large.units, options.victims.split(","), options.seeds or 1, options.only)
+        sit(large, options.jobs, options.minutes, path, detection_large.LargeLab)
+    elif not options.table:
+        small = partial(units, options.seeds or 20, options.honest, options.only)
+        sit(small, options.jobs, options.minutes, path)
     if not options.table:
-        sit(options.seeds, options.honest, options.jobs, options.minutes, options.only, options.results)
-    text = report(read(options.results))
-    print(text)
-    if options.table and options.results == RESULTS:
-        write_page(text)
+        print((report_large if options.victims else report)(read(path)))
+        return
+    for made, marks in ((report(read(RESULTS)), MARKS), (report_large(read(LARGE_RESULTS)), LARGE_MARKS)):
+        print(made)
+        write_page(made, marks)
 
 
 if __name__ == "__main__":

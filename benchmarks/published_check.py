@@ -24,7 +24,17 @@ from torch.nn import functional as F
 from polchain.core.manifest import Scalar, ScalarRow, Snapshot, group_of
 from polchain.training.state import tensor_from
 
-__all__ = ["Batches", "PublishedCheck", "Sample", "gap", "one_thread", "same_distribution", "settings_of", "tensors_of"]
+__all__ = [
+    "Batches",
+    "PublishedCheck",
+    "Sample",
+    "gap",
+    "one_thread",
+    "same_distribution",
+    "settings_of",
+    "tensors_of",
+    "weights_of",
+]
 
 Batches = Sequence[Sequence[int]]
 Sample = tuple[Tensor, int]
@@ -70,7 +80,7 @@ class PublishedCheck:
 
     def errors(self, states: Sequence[Snapshot], batches: Sequence[Batches], picked: Sequence[int]) -> list[float]:
         """l2 distance between trained and claimed parameters, for each picked segment."""
-        return [gap(self.train(states[i], batches[i]), tensors_of(states[i + 1])) for i in picked]
+        return [gap(self.train(states[i], batches[i]), weights_of(states[i + 1])) for i in picked]
 
     def largest(self, states: Sequence[Snapshot], batches: Sequence[Batches], top: int = TOP) -> list[int]:
         """The segments that are checked: of each epoch those with the largest updates."""
@@ -80,7 +90,7 @@ class PublishedCheck:
         for index, segment in enumerate(batches):
             epochs.setdefault(step // per_epoch, []).append(index)
             step += len(segment)
-        sizes = [gap(tensors_of(a), tensors_of(b)) for a, b in pairwise(states)]
+        sizes = [gap(weights_of(a), weights_of(b)) for a, b in pairwise(states)]
         return [i for epoch in epochs.values() for i in sorted(epoch, key=lambda i: -sizes[i])[:top]]
 
     def starts_well(self, initial: Snapshot) -> bool:
@@ -108,9 +118,15 @@ def tensors_of(state: Snapshot, group: str = "model") -> dict[str, Tensor]:
     }
 
 
-def settings_of(state: Snapshot) -> dict[str, Scalar]:
-    """The settings of a state's first parameter group, as the checkpoint has them."""
-    prefix = "schedule/settings/0/"
+def weights_of(state: Snapshot) -> dict[str, Tensor]:
+    """Copies of a model's parameters, without the buffers, by the names of their rows."""
+    kept = {row.name for row in state.manifest.tensors() if row.role == "parameter"}
+    return {name: tensor for name, tensor in tensors_of(state).items() if name in kept}
+
+
+def settings_of(state: Snapshot, group: int = 0) -> dict[str, Scalar]:
+    """The settings of a state's parameter group (the first, where none is said), as the checkpoint has them."""
+    prefix = f"schedule/settings/{group}/"
     return {
         row.name.removeprefix(prefix): row.value
         for row in state.manifest.group("schedule")

@@ -61,40 +61,63 @@ def steps(rows: Any) -> str:
     """Steps with and without recording."""
     lines, found = [], []
     for row in rows:
-        lines.append((f"{row['example']}, not recorded", number(1 / row["off"]), "1", "", size(row["off_peak"])))
+        lines.append(
+            (f"{row['example']}, not recorded", number(1 / row["off"]), "1", "1", "", "", size(row["off_peak"]))
+        )
         for every, one in row["every"].items():
-            cells = number(1 / one["step"]), number(one["rate"]), number(one["end"]), size(one["peak_bytes"])
+            rates_of = (number(1 / one["step"]), number(one["rate"]), number(one["rate_all"]))
+            checks = f"{one['checks']}, {number(one['check_seconds'])} s"
+            cells = *rates_of, checks, number(one["end"]), size(one["peak_bytes"])
             lines.append((f"{row['example']}, k = {every}", *cells))
         for every, least in (("100", 0.98), ("10", 0.90)):
             rate = row["every"][every]["rate"]
-            what = f"{row['example']}, k = {every}: at least {least} of the steps a second"
+            what = f"{row['example']}, k = {every}: at least {least} of the steps a second, self-checks apart"
             found.append(_target(what, rate >= least, number(rate)))
-    head = ["", "steps/s", "of not recorded", "end, s", "peak memory"]
+    head = ["", "steps/s", "of not recorded", f"self-checks included, {rows[0]['steps']:,} steps"]
+    head += ["self-checks", "end, s", "peak memory"]
     return table(head, lines) + "\n\n" + "\n".join(found)
+
+
+def memory(rows: Any) -> str:
+    """Memory."""
+    [row] = rows
+    lines = table(
+        [f"a state of {size(row['state_bytes'])}", "peak memory"],
+        [("not recorded", size(row["off"])), ("recorded, every 2 steps", size(row["on"]))],
+    )
+    return f"{lines}\n\n{_target('at most two states more', row['states'] <= 2, number(row['states']) + ' states')}"
 
 
 def stored(rows: Any) -> str:
     """Bytes."""
-    lines = []
+    lines, found = [], []
     for row in rows:
-        kept = row["bytes"]
-        states = kept["states"]
+        name, states, thinned = row["example"], row["states"], row["thinned"]
+        factor = row["run"] / thinned["run"]
         lines += [
+            (f"{name}: a state's tensors", size(row["checkpoints"] / states), "", size(row["published_state"])),
+            (f"{name}: its rows", size(row["manifests"] / states), "", ""),
+            (f"{name}: its entry, head and tiles", size(row["ledger"] / row["entries"]), "", ""),
             (
-                f"{row['example']}: a checkpoint's tensors",
-                size(kept["checkpoints"] / states),
-                size(kept["published_state"]),
+                f"{name}: the run of {row['commits']} commits, {states} states and {thinned['states']}",
+                size(row["run"]),
+                f"{size(thinned['run'])}, {number(factor)} times less",
+                size(row["published_run"]),
             ),
-            (f"{row['example']}: its rows", size(kept["manifests"] / states), ""),
-            (f"{row['example']}: its entry, head and tiles", size(kept["ledger"] / kept["entries"]), ""),
-            (
-                f"{row['example']}: the run of {row['steps']} steps, k = 10, {states} states",
-                size(kept["checkpoints"] + kept["manifests"] + kept["ledger"]),
-                size(kept["published_run"]),
+            (f"{name}: its claim", size(thinned["claim"]), size(thinned["claim_thinned"]), ""),
+        ]
+        equal = "the same bytes" if thinned["same_claim"] else "other bytes"
+        said = thinned["verdict"] if thinned["same_verdict"] else f"{thinned['verdict']}, and otherwise when thinned"
+        found += [
+            _target(f"{name}: thinning by 10 cuts a run's bytes by at least 8", factor >= 8, number(factor)),
+            _target(
+                f"{name}: the thinned run's claim verifies identically",
+                thinned["same_claim"] and thinned["same_verdict"],
+                f"{equal}, {said}",
             ),
         ]
-    # The thinned run's column comes with `polchain thin`.
-    return table(["", "polchain, all states", "published scheme (`torch.save` of all states)"], lines)
+    head = ["", "polchain, all states", "polchain, thinned by 10", "published scheme (`torch.save` of all states)"]
+    return table(head, lines) + "\n\n" + "\n".join(found)
 
 
 def rates(rows: Any) -> str:
@@ -207,8 +230,9 @@ PARTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "hashing": ("hashing", hashing),
     "commit": ("commit", commit),
     "steps": ("steps", steps),
+    "memory": ("memory", memory),
     "rates": ("steps", rates),
-    "bytes": ("steps", stored),
+    "bytes": ("stored", stored),
     "gas": ("gas", gas),
     "scale": ("scale", scale),
     "states": ("states", states),

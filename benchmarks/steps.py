@@ -1,27 +1,32 @@
-"""Steps per second with and without recording; bytes per checkpoint and run; replay against training.
+"""Steps per second with and without recording; replay against training.
 
-    python -m benchmarks.steps [--steps 300] [--rounds 3]
+    python -m benchmarks.steps [--steps 1000] [--rounds 3]
 
-Both examples as they are, in processes that take turns: not recorded (`enabled=False`), and recorded every 100, 50 and
-10 steps. Counted are the steps after the first twenty; recording includes the self-check, which replays segments in a
-process beside the training. `end` is what comes after the last step: the last commits, the last self-check.
+Both examples as they are, in processes that take turns: not recorded (`enabled=False`), and recorded every 100 and
+every 10 steps. Counted are the steps after the first twenty: all of them, and those of them apart during which no
+self-check replayed segments in its process beside the training, which halves a training that uses every core. `end` is
+what comes after the last step: the last commits, the last self-check.
 
-Of the runs that were recorded every 50 steps (k = 50) the claim is verified, one segment at a time: replayed steps
-against the same steps of the training that was not recorded, the start of each segment apart.
+Of the runs that were recorded every 100 steps the claim is verified, one segment at a time: replayed steps against the
+same steps of the training that was not recorded, the start of each segment apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import runpy
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,52 +34,85 @@ from benchmarks.common import ROOT, Result, machine, write
 from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 
+DATA = ROOT / "examples" / "data"
 EXAMPLES = {"ResNet-20": "resnet_digits.py", "GPT": "gpt_shakespeare.py"}
 RUNS = {"ResNet-20": "resnet-digits", "GPT": "gpt-shakespeare"}
-EVERY = (100, 50, 10)
-WARM = 20
-REPLAYED = 50
+EVERY = (100, 10)
+WARM = 20  # or half of a shorter run
+REPLAYED = 100
 
 
-def drive(script: str, every: int, steps: int) -> None:
+def drive(script: str, every: int, steps: int, more: Sequence[str]) -> None:
     """In a process of its own: run an example, and say when its steps were taken."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     import polchain
+    from polchain.prover.selfcheck import SelfCheck
 
     marks: list[float] = []
+    checks: list[tuple[float, float]] = []
+    replay_one = SelfCheck._check
+
+    def watched(self: SelfCheck, *arguments: Any) -> None:
+        begun = time.perf_counter()
+        replay_one(self, *arguments)
+        checks.append((begun, time.perf_counter()))
+
+    SelfCheck._check = watched  # type: ignore[method-assign]
+    peaks = [0]
+    threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
     register_optimizer_step_post_hook(lambda *_: marks.append(time.perf_counter()))
     if not every:
         polchain.record, polchain.train = (
             partial(polchain.record, enabled=False),
             partial(polchain.train, enabled=False),
         )
-    sys.argv = [script, "--steps", str(steps), "--every", str(every or steps)]
+    sys.argv = [script, "--steps", str(steps), "--every", str(every or steps), *more]
     out, sys.stdout = sys.stdout, sys.stderr
     runpy.run_path(script, run_name="__main__")
     ended = time.perf_counter()
     sys.stdout = out
     assert len(marks) == steps, f"{len(marks)} steps of {steps}"
-    seconds = marks[-1] - marks[WARM - 1]
-    peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
-    print(json.dumps({"step": seconds / (steps - WARM), "end": ended - marks[-1], "peak_bytes": int(peak) * 1024}))
+    warm = min(WARM, steps // 2)
+    free = [
+        after - before
+        for before, after in pairwise(marks[warm - 1 :])
+        if not any(begun < after and before < done for begun, done in checks)
+    ]
+    found = {
+        "step": statistics.fmean(free) if free else math.nan,
+        "free": len(free),
+        "step_all": (marks[-1] - marks[warm - 1]) / (steps - warm),
+        "checks": len(checks),
+        "check_seconds": sum(done - begun for begun, done in checks),
+        "end": ended - marks[-1],
+        "peak_bytes": peaks[0],
+    }
+    print(json.dumps(found))
 
 
-def run(folder: Path, script: str, every: int, steps: int) -> Result:
-    """Run an example in a new process."""
+def _watch(peaks: list[int]) -> None:
+    """The most memory of this process' own: pages of files that are mapped are the kernel's to take back."""
+    while True:
+        kinds = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        peaks[0] = max(peaks[0], sum(1024 * int(kinds[kind].split()[0]) for kind in ("RssAnon", "RssShmem")))
+        time.sleep(0.05)
+
+
+def run(folder: Path, script: str, every: int, steps: int, *more: str) -> Result:
+    """Run an example, or another recipe that takes their options, in a new process."""
     folder.mkdir()
     environment = {
         **os.environ,
         "POLCHAIN_KEY_FILE": str(folder.parent / "key"),
-        "POLCHAIN_DATA": str(ROOT / "examples" / "data"),
+        "POLCHAIN_DATA": str(DATA),
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
     }
     command = [sys.executable, "-m", "benchmarks.steps", "--drive", str(ROOT / "examples" / script), str(every)]
-    done = subprocess.run(
-        [*command, "--steps", str(steps)], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    command += ["--steps", str(steps), "--", *more]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -90,7 +128,7 @@ def replay(run_folder: Path, key: PrivateKey) -> Result:
     recipe = export(run_folder, claim).recipe
     assert recipe is not None
     policy = Policy(keys=frozenset({key.public}), recipes=frozenset({recipe}))
-    verdict = verify(claim, policy, jobs=1, data=ROOT / "examples" / "data")
+    verdict = verify(claim, policy, jobs=1, data=DATA)
     done = [item for item in verdict.reproductions if item.pick is not None]
     steps = [(item.seconds - item.start) / item.pick.segment.steps for item in done if item.pick is not None]
     return {
@@ -99,43 +137,6 @@ def replay(run_folder: Path, key: PrivateKey) -> Result:
         "step": statistics.median(steps),
         "start": statistics.median(item.start for item in done),
     }
-
-
-def sizes(run_folder: Path) -> Result:
-    """What lies in a run, in bytes, beside what torch.save makes of the same states."""
-    import torch
-
-    from polchain.core.entries import CheckpointEntry
-    from polchain.storage.checkpoints import CheckpointStore
-    from polchain.storage.ledger import Ledger
-    from polchain.training.state import tensor_from
-
-    files = {name: _bytes(run_folder / name) for name in ("checkpoints", "manifests")}
-    with Ledger(run_folder) as ledger:
-        ledger.db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        last = next(e for e in map(ledger.entry, range(ledger.size - 1, 0, -1)) if isinstance(e, CheckpointEntry))
-        entries = ledger.size
-    kept = CheckpointStore(run_folder).get(last.state)
-    published = run_folder / "published.pt"
-    rows = kept.manifest.tensors()
-    torch.save(
-        {row.name: tensor_from(bytearray(kept.buffers[row.name]), row.dtype, row.shape) for row in rows}, published
-    )
-    one = published.stat().st_size
-    published.unlink()
-    states = len(list((run_folder / "checkpoints").iterdir()))
-    return {
-        **files,
-        "ledger": (run_folder / "ledger.db").stat().st_size,
-        "states": states,
-        "entries": entries,
-        "published_state": one,
-        "published_run": one * states,
-    }
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def measure(steps: int, rounds: int, folder: Path) -> list[Result]:
@@ -153,14 +154,13 @@ def measure(steps: int, rounds: int, folder: Path) -> list[Result]:
         row: Result = {"example": name, "steps": steps, "off": _middle(seen[0], "step"), "every": {}}
         row["off_peak"] = _middle(seen[0], "peak_bytes")
         for every in EVERY:
-            ratio = [b["step"] / a["step"] for a, b in zip(seen[every], seen[0], strict=True)]
             row["every"][str(every)] = {
-                "step": _middle(seen[every], "step"),
-                "rate": statistics.median(ratio),
-                "end": _middle(seen[every], "end"),
-                "peak_bytes": _middle(seen[every], "peak_bytes"),
+                "rate": statistics.median(b["step"] / a["step"] for a, b in zip(seen[every], seen[0], strict=True)),
+                "rate_all": statistics.median(
+                    b["step_all"] / a["step_all"] for a, b in zip(seen[every], seen[0], strict=True)
+                ),
+                **{name: _middle(seen[every], name) for name in seen[every][0]},
             }
-        row["bytes"] = sizes(folder / f"{RUNS[name]}-10-0" / "runs" / RUNS[name])
         run_folder = folder / f"{RUNS[name]}-{REPLAYED}-0" / "runs" / RUNS[name]
         row["replay"] = replay(run_folder, key)
         found.append(row)
@@ -174,12 +174,13 @@ def _middle(items: list[Result], name: str) -> Any:
 def main() -> None:
     """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--drive", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
-        drive(options.drive[0], int(options.drive[1]), options.steps)
+        drive(options.drive[0], int(options.drive[1]), options.steps, options.more)
         return
     about = machine()
     with tempfile.TemporaryDirectory() as name:

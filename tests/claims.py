@@ -8,8 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +31,7 @@ from polchain.core.merkle import Frontier, leaf_hash
 from polchain.core.note import TreeHead, origin_of, sign_head
 from polchain.prover.export import export
 from polchain.storage.keyfile import PassphraseSource, read_key, write_key
+from tests.recording import recorder
 
 if TYPE_CHECKING:
     import pytest
@@ -81,8 +80,8 @@ def record_once(
 
 
 def record(folder: Path, script: Path, arguments: Sequence[str] = ()) -> Recorded:
-    """Record a script in a new folder, and export its claim."""
-    folder.mkdir()
+    """Record a script in a folder of its own, and export its claim."""
+    folder.mkdir(exist_ok=True)
     copy = Path(shutil.copy(script, folder))
     _record(folder, copy, arguments, 1, "")
     return Recorded(folder / "claim", read_key(folder / "key", PassphraseSource()), copy, tuple(arguments))
@@ -90,18 +89,9 @@ def record(folder: Path, script: Path, arguments: Sequence[str] = ()) -> Recorde
 
 def _record(folder: Path, script: Path, arguments: Sequence[str], threads: int, refused: str) -> None:
     write_key(folder / "key", PrivateKey.generate(), None)
-    environment = {
-        **os.environ,
-        "POLCHAIN_KEY_FILE": str(folder / "key"),
-        "POLCHAIN_DATA": str(DATA),
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "GOMP_SPINCOUNT": "2000",
-    }
-    done = subprocess.run(
-        [sys.executable, script, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (refused in done.stderr) if refused else (done.returncode == 0), done.stderr
+    environment = {**os.environ, "POLCHAIN_KEY_FILE": str(folder / "key"), "POLCHAIN_DATA": str(DATA)}
+    done = recorder(threads).run(script, arguments, folder, environment)
+    assert (refused in done.output) if refused else (done.status == 0), done.output
     export(folder / "run", folder / "claim")
 
 

@@ -4,8 +4,6 @@ import inspect
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,8 @@ from polchain.core.digest import TAGS, Digest
 from polchain.core.keys import PrivateKey
 from polchain.prover.export import export
 from polchain.storage.keyfile import write_key
+from tests.claims import DATA
+from tests.recording import recorder
 from tests.runs import make_key, make_run
 
 ROOT = Path(__file__).parent.parent
@@ -265,16 +265,10 @@ def test_python_in_the_pages_is_python() -> None:
 def execute(script: Path, block: str) -> str:
     """Run a block as a script, in its folder and with the key in it; returns what it printed."""
     script.write_text(block)
-    done = subprocess.run(
-        [sys.executable, script.name],
-        cwd=script.parent,
-        env={**os.environ, "POLCHAIN_KEY_FILE": str(script.parent / "key"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script.name}:\n{done.stderr}"
-    return done.stdout
+    environment = {**os.environ, "POLCHAIN_KEY_FILE": str(script.parent / "key"), "POLCHAIN_DATA": str(DATA)}
+    done = recorder().run(script, (), script.parent, environment)
+    assert done.status == 0, f"{script.name}:\n{done.output}"
+    return done.output
 
 
 def test_the_worked_example_of_formats_runs(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Both examples replay exactly in other processes: dropout, augmentation, momentum, AdamW, loader workers 0 and 2."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,16 @@ from polchain.storage.keyfile import write_key
 from polchain.verifier.policy import Policy
 from polchain.verifier.verdict import Ruled
 from polchain.verifier.verify import verify
+from tests.forgers import warm
+from tests.recording import recorder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DATA = EXAMPLES / "data"
+
+
+@pytest.fixture(autouse=True)
+def _kept_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
 
 
 def weights(run: Path) -> set[str]:
@@ -35,15 +40,9 @@ def weights(run: Path) -> set[str]:
 def test_an_example_replays_exactly(script: str, arguments: list[str], tmp_path: Path) -> None:
     key = PrivateKey.generate()
     write_key(tmp_path / "key", key, None)
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "POLCHAIN_KEY_FILE": str(tmp_path / "key"), "POLCHAIN_DATA": str(DATA)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "POLCHAIN_KEY_FILE": str(tmp_path / "key"), "POLCHAIN_DATA": str(DATA)}
+    done = recorder(2).run(EXAMPLES / script, arguments, tmp_path, environment)
+    assert done.status == 0, done.output
     (run,) = (tmp_path / "runs").iterdir()
     export(run, tmp_path / "claim")
     verdict = verify(

@@ -32,6 +32,26 @@ def test_a_missed_target_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert report.part("hashing") == report.MISSING
 
 
+def test_what_thinning_saves_is_held_to_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {"cpu": "x", "cores": 2, "python": "3", "copy_gb_per_s": 9, "load_before": 0.1}
+    thinned = {"states": 21, "run": 50e6, "claim": 4e8, "claim_thinned": 4e8, "same_claim": True, "same_verdict": True}
+    kept = {"commits": 200, "checkpoints": 4e8, "manifests": 8e6, "ledger": 3e5, "run": 4.1e8, "states": 201}
+    kept |= {"entries": 204, "published_state": 2e6, "published_run": 4e8}
+    bad = {**thinned, "run": 60e6, "same_verdict": False, "verdict": "VERIFIED"}
+    rows = [
+        {"example": "one", **kept, "thinned": {**thinned, "verdict": "VERIFIED"}},
+        {"example": "two", **kept, "thinned": bad},
+    ]
+    (tmp_path / "stored.json").write_text(json.dumps({"module": "stored", "machine": machine, "rows": rows}))
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    text = report.part("bytes")
+    assert "| one: the run of 200 commits, 201 states and 21 | 410 MB | 50 MB, 8.2 times less | 400 MB |" in text
+    assert "- Target: one: thinning by 10 cuts a run's bytes by at least 8. **Met**: 8.2." in text
+    assert "- Target: one: the thinned run's claim verifies identically. **Met**: the same bytes, VERIFIED." in text
+    assert "- Target: two: thinning by 10 cuts a run's bytes by at least 8. **MISSED**: 6.83." in text
+    assert "verifies identically. **MISSED**: the same bytes, VERIFIED, and otherwise when thinned." in text
+
+
 def test_a_chart_has_a_line_for_each_name() -> None:
     drawn = chart.line_chart({"one": [(1e3, 0.1), (1e6, 100.0)], "other": [(1e3, 1e-4), (1e6, 2e-4)]}, "x", "y")
     assert len(re.findall(r"<circle", drawn)) == 4

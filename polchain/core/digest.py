@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -64,6 +64,8 @@ _TEXT: Final = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 # Below this, starting threads costs more than it saves.
 _PARALLEL: Final = 1 << 20
 _HUGE: Final = 1 << 26
+# Below this, two threads that hash wait for Python's lock longer than they hash.
+_SMALL: Final = 1 << 16
 _TINY: Final = 64
 # A thread that is done early takes another share.
 _SHARES: Final = 8
@@ -154,26 +156,40 @@ def blake3(data: Buffer, *more: Buffer) -> Digest:
 def blake3_each(buffers: Iterable[Buffer]) -> list[Digest]:
     """BLAKE3 of each buffer by itself, in order.
 
-    Each is hashed by one thread, several at a time: spreading one of a few megabytes over threads takes longer. Only
-    one that is huge is spread.
+    Each is hashed by one thread, large ones several at a time: spreading one of a few megabytes over threads takes
+    longer. Only one that is huge is spread.
 
     Raises:
         UsageError: a memoryview that is not contiguous.
     """
     views = [_flat(data) for data in buffers]
-    total, cores = sum(map(len, views)), len(os.sched_getaffinity(0))
-    if total <= _PARALLEL or cores < 2:
+    large = [number for number, view in enumerate(views) if len(view) >= _SMALL]
+    if len(large) < 2 or len(os.sched_getaffinity(0)) < 2:
         return _one_by_one(views)
-    share, start, held = max(_PARALLEL, total // (_SHARES * cores)), 0, 0
-    stretches: list[tuple[int, int]] = []
-    for number, view in enumerate(views):
-        held += len(view)
-        if held >= share or number == len(views) - 1:
-            stretches.append((start, number + 1))
-            start, held = number + 1, 0
-    with ThreadPoolExecutor(cores) as pool:
-        done = pool.map(lambda stretch: _one_by_one(views[slice(*stretch)]), stretches)
-        return [digest for some in done for digest in some]
+    found: dict[int, Digest] = {}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        shares = _shares(large, [len(views[number]) for number in large])
+        for share, digests in zip(
+            shares, pool.map(lambda share: _one_by_one([views[number] for number in share]), shares), strict=True
+        ):
+            found.update(zip(share, digests, strict=True))
+    small = [number for number in range(len(views)) if number not in found]
+    found.update(zip(small, _one_by_one([views[number] for number in small]), strict=True))
+    return [found[number] for number in range(len(views))]
+
+
+def _shares(numbers: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Numbers in stretches of about as many bytes each, several for each core."""
+    most = max(_PARALLEL, sum(sizes) // (_SHARES * len(os.sched_getaffinity(0))))
+    shares: list[list[int]] = [[]]
+    held = 0
+    for number, size in zip(numbers, sizes, strict=True):
+        if held >= most:
+            shares.append([])
+            held = 0
+        shares[-1].append(number)
+        held += size
+    return shares
 
 
 def _one_by_one(views: Iterable[bytes | bytearray | memoryview]) -> list[Digest]:

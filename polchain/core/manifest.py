@@ -202,6 +202,17 @@ class Manifest:
         """The manifest of these rows, sorted here."""
         return cls(tuple(sorted(rows, key=lambda row: row.name.encode("utf-8", "surrogatepass"))))
 
+    def with_digests(self, digests: Mapping[str, Digest]) -> Manifest:
+        """The same rows, each tensor with its digest, by name."""
+        return Manifest(
+            tuple(
+                TensorRow(row.name, row.role, row.dtype, row.shape, digests[row.name])
+                if isinstance(row, TensorRow)
+                else row
+                for row in self.rows
+            )
+        )
+
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
 

@@ -108,7 +108,7 @@ class Scribe:
         """Keep the state, then append its entry; entries that exist must come out the same."""
         before, opening, emptied = self._tail, self._last, self._room
         snapshot = copied.snapshot(opening)
-        entry = self._entry(step, snapshot, copied.threads, loss)
+        entry = self._entry(step, snapshot, loss)
         number = self._number + 1
         due = before is not None and self.check.due(number, entry)
         if not (due and before is not None and not self.store.has(before.state)):
@@ -135,11 +135,11 @@ class Scribe:
                 self._release(emptied)
         self.shown(step)
 
-    def _entry(self, step: int, snapshot: Snapshot, threads: int, loss: float | None) -> CheckpointEntry:
+    def _entry(self, step: int, snapshot: Snapshot, loss: float | None) -> CheckpointEntry:
         before = self._tail
         update = None
         if before is not None and self._last is not None:
-            update = update_size(self._last, snapshot, threads)
+            update = update_size(self._last, snapshot)
         return CheckpointEntry(
             prev=self._pending[0].prev if self._pending else self.ledger.root,
             step=step,

@@ -136,17 +136,17 @@ class SelfCheck:
             if self._stopped:
                 self.worker.interrupt()
         if number == 1:
-            built, _ = self.worker.initial(self.seed)
+            built, _ = self.worker.initial(self.seed, tensors=False)
             if built.manifest.roots() != before.roots:
                 raise NotReproducedError(
                     f"the initial state is another one in a fresh process: {worst_tensor(opening, built)}",
                     hint="build it inside `record`: no environment variable, clock or order of a set may matter",
                 )
-        replayed = self.worker.replay(self.seed, before.step, after.step, batches, opening)
+        replayed = self.worker.replay(self.seed, before.step, after.step, batches, opening, tensors=False)
         if replayed.opening.roots() != before.roots:
             self._refuse_opening(before, opening, replayed.opening)
         if replayed.closings[-1].snapshot.manifest.roots() != after.roots:
-            again = self.worker.replay(self.seed, before.step, after.step, batches, opening)
+            again = self.worker.replay(self.seed, before.step, after.step, batches, opening, tensors=False)
             self._refuse(before, after, closing, replayed.closings[-1], again.closings[-1])
         if replayed.closings[-1].loss != after.loss:
             raise NotReproducedError(

@@ -30,10 +30,8 @@ __all__ = [
     "update_size",
 ]
 
-# torch's at::internal::GRAIN_SIZE: a sum of fewer elements is never shared out among threads.
-GRAIN = 32768
 # Elements that are converted and compared at a time.
-BLOCK = 1 << 20
+BLOCK = 1 << 17
 
 FLOATING = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 
@@ -82,19 +80,11 @@ def cosine_distance(a: Snapshot, b: Snapshot) -> float:
     return 1.0 - dot / norm if norm > 0 else (0.0 if left_squares == right_squares else 1.0)
 
 
-def update_size(before: Snapshot, after: Snapshot, threads: int | None = None) -> Update:
+def update_size(before: Snapshot, after: Snapshot) -> Update:
     """How far the parameters went between two states; infinite where their rows do not match or one is not finite.
 
-    A large sum is rounded as torch's threads share it out, and the size of an update is in a signed entry. So a thread
-    that has torch to itself alone (`aside`) sums piece by piece what that many threads would have shared.
-
-    Args:
-        before, after: the states.
-        threads: how many of torch's; None for as many as this thread has. It has that many, or one.
+    The size of an update is in a signed entry: its last bit does not depend on how many threads torch has.
     """
-    own = torch.get_num_threads()
-    threads = threads or own
-    assert own in (1, threads), "a sum that is shared out twice has another last bit"
     squares = linf = 0.0
     for left, right in _rows(before, after, is_parameter):
         if left is None or right is None:
@@ -105,7 +95,7 @@ def update_size(before: Snapshot, after: Snapshot, threads: int | None = None) -
             if not all(bool(torch.isfinite(piece.to(torch.float64)).all()) for piece in a.split(BLOCK)):
                 return Update(math.inf, math.inf)
             continue
-        total, largest = _moved(a, b, threads, 1 if own == threads else threads)
+        total, largest = _moved(a, b)
         if not math.isfinite(largest):
             return Update(math.inf, math.inf)
         squares += total
@@ -113,30 +103,21 @@ def update_size(before: Snapshot, after: Snapshot, threads: int | None = None) -
     return Update(math.sqrt(squares), linf)
 
 
-def _moved(a: torch.Tensor, b: torch.Tensor, threads: int, most: int) -> tuple[float, float]:
-    """The sum of squares of b - a in float64, and the largest element; a and b are flat. In `most` pieces at most.
-
-    How torch shares a sum out: of up to GRAIN elements one thread takes all; of more, each takes an equal piece of at
-    least GRAIN, and the sums of the pieces are summed, with a 0 for each thread that had none.
-    """
-    count = a.numel()
-    pieces = min(most, -(-count // GRAIN))
-    length = -(-count // pieces)
-    sums, largest = torch.zeros(threads, dtype=torch.float64), 0.0
-    for number, start in enumerate(range(0, count, length)):
-        end = min(start + length, count)
-        # numpy's, because torch fills fresh memory where algorithms are to be deterministic.
-        gap = torch.from_numpy(np.empty(end - start, dtype=np.float64))
-        for at in range(start, end, BLOCK):
-            part = gap[at - start : min(at + BLOCK, end) - start]
-            part.copy_(a[at : at + len(part)]).sub_(b[at : at + len(part)].to(torch.float64)).abs_()
-            top = float(part.max())
-            if not math.isfinite(top):
-                return math.inf, math.inf
-            largest = max(largest, top)
-            part.square_()
-        sums[number] = gap.sum()
-    return float(sums.sum()) if pieces > 1 else float(sums[0]), largest
+def _moved(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
+    """The sum of squares of b - a in float64, and the largest element; a and b are flat. A block at a time, which
+    numpy sums: torch would share the sum out among its threads, and round as they do."""
+    block = np.empty(min(a.numel(), BLOCK), dtype=np.float64)
+    squares = largest = 0.0
+    for at in range(0, a.numel(), BLOCK):
+        gap = block[: min(BLOCK, a.numel() - at)]
+        part = torch.from_numpy(gap)
+        part.copy_(a[at : at + BLOCK]).sub_(b[at : at + BLOCK].to(torch.float64)).abs_()
+        top = float(part.max())
+        if not math.isfinite(top):
+            return math.inf, math.inf
+        largest = max(largest, top)
+        squares += float(np.square(gap, out=gap).sum())
+    return squares, largest
 
 
 def _flat(state: Snapshot, row: TensorRow) -> torch.Tensor:

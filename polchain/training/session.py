@@ -31,6 +31,7 @@ from polchain.errors import RecipeError, UnavailableError, UsageError
 from polchain.training.batches import Augment, BatchMaker, Collate, iterate
 from polchain.training.dataset import MapDataset
 from polchain.training.fingerprint import CUBLAS_WORKSPACE
+from polchain.training.finite import first_not_finite
 from polchain.training.randomness import derive_key, seed_everything
 from polchain.training.state import TrainingState
 
@@ -341,12 +342,12 @@ class Session:
 
     def _before_checkpoint(self, state: TrainingState) -> None:
         self._check_settings(state)
-        for name, parameter in state.model.named_parameters():
-            if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-                raise RecipeError(
-                    f"training diverged: after step {self.step} {name} is not finite",
-                    hint="lower the learning rate, or clip gradients; the checkpoints until here are kept",
-                )
+        name = first_not_finite(state.model)
+        if name is not None:
+            raise RecipeError(
+                f"training diverged: after step {self.step} {name} is not finite",
+                hint="lower the learning rate, or clip gradients; the checkpoints until here are kept",
+            )
 
     def _check_settings(self, state: TrainingState) -> None:
         if state.schedulers:

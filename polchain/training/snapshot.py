@@ -111,14 +111,12 @@ class Copied:
     Attributes:
         outline: its rows without digests.
         buffers: the bytes of its tensors by name.
-        threads: torch's, with which the size of an update is summed.
         events: what has to come to pass before the bytes are there.
         room: whose memory the bytes are, if any.
     """
 
     outline: Outline
     buffers: Mapping[str, memoryview]
-    threads: int
     events: tuple[Any, ...] = ()
     room: Room | None = None
 
@@ -150,7 +148,7 @@ def copy_state(state: TrainingState, room: Room | None = None) -> Copied:
     """
     captured = state.capture()
     buffers, events = (room or Room()).fill({name: tensor for name, (_, tensor) in captured.tensors.items()})
-    return Copied(captured.outline(), buffers, torch.get_num_threads(), tuple(events), room)
+    return Copied(captured.outline(), buffers, tuple(events), room)
 
 
 def borrow(state: TrainingState) -> Copied:
@@ -161,7 +159,7 @@ def borrow(state: TrainingState) -> Copied:
     """
     captured = state.capture()
     buffers = {name: tensor_bytes(tensor) for name, (_, tensor) in captured.tensors.items()}
-    return Copied(captured.outline(), buffers, torch.get_num_threads())
+    return Copied(captured.outline(), buffers)
 
 
 def take(state: TrainingState) -> Snapshot:
@@ -180,15 +178,7 @@ def hash_rows(buffers: Mapping[str, memoryview]) -> dict[str, Digest]:
 
 def rehash(manifest: Manifest, buffers: dict[str, memoryview]) -> Manifest:
     """The same rows with the digests of these very bytes: for rows that came from a process one does not trust."""
-    digests = hash_rows(buffers)
-    return Manifest(
-        tuple(
-            TensorRow(row.name, row.role, row.dtype, row.shape, digests[row.name])
-            if isinstance(row, TensorRow)
-            else row
-            for row in manifest.rows
-        )
-    )
+    return manifest.with_digests(hash_rows(buffers))
 
 
 def _unchanged(copied: Copied, before: Snapshot) -> dict[str, Digest]:

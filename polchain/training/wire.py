@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from polchain.core.digest import Digest
+from polchain.core.digest import Digest, blake3
 from polchain.core.encoding import JSON, Fields, decode, encode
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.errors import FormatError, PolchainError, WorkerError
 from polchain.training.words import Words, printable
 
-__all__ = ["Bounds", "Message", "receive", "send", "snapshot_of", "state_message"]
+__all__ = ["Bounds", "Hashing", "Message", "receive", "send", "snapshot_of", "state_message"]
 
 HEADER_LIMIT = 64 * 1024 * 1024
 BLOB_LIMIT = 1 << 40
@@ -195,6 +195,36 @@ def snapshot_of(message: Message, skip: int = 0) -> tuple[Manifest, dict[str, me
     except (PolchainError, IndexError) as error:
         raise WorkerError(f"the replaying process sent a state that is none: {error}") from error
     return manifest, {row.name: memoryview(blob) for row, blob in zip(tensors, blobs[1:], strict=True)}
+
+
+class Hashing:
+    """For a state message (see `receive`): its rows are kept, and of each tensor no more than its digest.
+
+    A state is as large as training makes it; whoever wants to know which one it is needs one tensor of it at a time.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+
+    def __call__(self, blob: bytearray) -> bytes:
+        """What is kept of a blob, in the order in which they come."""
+        self._sizes.append(len(blob))
+        return bytes(blob) if len(self._sizes) == 1 else blake3(blob).value
+
+    def snapshot(self, message: Message) -> Snapshot:
+        """The rows with the digests of the bytes that came; no tensors.
+
+        Raises:
+            WorkerError: rows and bytes do not fit.
+        """
+        try:
+            manifest = Manifest.decode(bytes(message.blobs[0]))
+            if [row.size for row in manifest.tensors()] != self._sizes[1:]:
+                raise FormatError("rows and bytes do not fit")
+        except (PolchainError, IndexError) as error:
+            raise WorkerError(f"the replaying process sent a state that is none: {error}") from error
+        digests = (Digest("blake3", bytes(value)) for value in message.blobs[1:])
+        return Snapshot(manifest.with_digests({row.name: next(digests) for row in manifest.tensors()}), {})
 
 
 def _exactly(stream: socket.socket, size: int, deadline: float | None, words: Words | None = None) -> bytearray:

@@ -36,7 +36,7 @@ from polchain.training.fingerprint import Setting
 from polchain.training.held import Held
 from polchain.training.program import Program
 from polchain.training.snapshot import rehash
-from polchain.training.wire import Bounds, Message, receive, send, snapshot_of, state_message
+from polchain.training.wire import Bounds, Hashing, Message, receive, send, snapshot_of, state_message
 from polchain.training.words import KEPT, Words
 
 __all__ = ["Closing", "Replayed", "Worker"]
@@ -203,7 +203,7 @@ class Worker:
         return leaves, dict(zip(indices, map(bytes, found), strict=True))
 
     def initial(
-        self, seed: bytes, bounds: Bounds | None = None, *, precision: str = ""
+        self, seed: bytes, bounds: Bounds | None = None, *, precision: str = "", tensors: bool = True
     ) -> tuple[Snapshot, Mapping[str, str | int | bool]]:
         """The state of step 0, built by a child that is shown no state, and what the child computed with.
 
@@ -211,16 +211,16 @@ class Worker:
             seed: the run's seed.
             bounds: the most that the state may be; None for a program that is one's own.
             precision: another precision than the program asks for; empty for its own.
+            tensors: whether they are kept, or the rows alone.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
         """
         with self._job("initial", seed, 0, 0, [], precision=precision) as answers:
             answers.draft()
-            answer = answers.expect("initial", bounds)
+            answer, built = _state(answers, "initial", bounds, tensors)
             found = fingerprint_of(answer.fields())
-            rows, buffers = snapshot_of(answer)
-        return Snapshot(rehash(rows, buffers), buffers), found
+        return built, found
 
     def replay(
         self,
@@ -236,6 +236,7 @@ class Worker:
         further: bool = True,
         at: Sequence[int] = (),
         precision: str = "",
+        tensors: bool = True,
     ) -> Replayed:
         """Train steps `first` to `last` (excluded) from an opening state.
 
@@ -253,6 +254,7 @@ class Worker:
             further: whether to go on after that state.
             at: the steps whose states are wanted, `last` included, in place of the program's own checkpoints.
             precision: another precision than the program asks for; empty for its own.
+            tensors: whether those of the states that are arrived at are kept, or their rows alone.
 
         Raises:
             RecipeError, DatasetError, WorkerError: the program failed, or the child did.
@@ -268,12 +270,11 @@ class Worker:
             # Hashed as they come: together they may be more than fits.
             some = Bounds.of(used, used * SAMPLE_LIMIT, blob=SAMPLE_LIMIT)
             samples.extend(bytes(leaf) for leaf in answers.expect("samples", some, _leaf).blobs)
-            answer = answers.expect("closing", bounds)
+            answer, state = _state(answers, "closing", bounds, tensors)
             body = answer.fields()
             step = body.int("step")
             loss = body.float("loss") if body.has("loss") else None
-            rows, buffers = snapshot_of(answer)
-            return Closing(step, Snapshot(rehash(rows, buffers), buffers), loss)
+            return Closing(step, state, loss)
 
         seen = None
         with self._job(
@@ -446,6 +447,16 @@ class Worker:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+def _state(answers: Answers, kind: str, bounds: Bounds | None, tensors: bool) -> tuple[Message, Snapshot]:
+    if not tensors:
+        hashing = Hashing()
+        answer = answers.expect(kind, bounds, hashing)
+        return answer, hashing.snapshot(answer)
+    answer = answers.expect(kind, bounds)
+    rows, buffers = snapshot_of(answer)
+    return answer, Snapshot(rehash(rows, buffers), buffers)
 
 
 def _leaf(encoding: bytearray) -> bytes:

@@ -101,7 +101,12 @@ def not_tested(reason: str) -> list[Behaviour]:
 
 
 def observe(
-    intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[bytes], shown: Snapshot | None = None
+    intact: IntactClaim,
+    bench: Bench,
+    seed: bytes,
+    leaves: Sequence[bytes],
+    shown: Snapshot | None = None,
+    ended: Snapshot | None = None,
 ) -> list[Behaviour]:
     """Make the tests, on a claim whose initial state and first segment were reproduced exactly.
 
@@ -111,9 +116,10 @@ def observe(
         seed: the challenge's seed.
         leaves: the leaf hashes of the committed dataset.
         shown: the state of `shown_step` on the way through the first segment; made again where it is not at hand.
+        ended: the last state, reproduced, where the claim does not disclose it.
     """
     try:
-        subject = _Subject(intact, bench, seed, leaves, shown)
+        subject = _Subject(intact, bench, seed, leaves, shown, ended)
     except PolchainError as error:
         return [Behaviour(test, Finding.FAILED, f"it could not be made: {error}") for test in TESTS]
     continued = intact.genesis.parent is not None
@@ -139,12 +145,19 @@ class _Subject:
     """A claim's program under test, with its first steps as claimed and reproduced."""
 
     def __init__(
-        self, intact: IntactClaim, bench: Bench, seed: bytes, leaves: Sequence[bytes], shown: Snapshot | None = None
+        self,
+        intact: IntactClaim,
+        bench: Bench,
+        seed: bytes,
+        leaves: Sequence[bytes],
+        shown: Snapshot | None = None,
+        ended: Snapshot | None = None,
     ) -> None:
         assert intact.seed is not None
         self.intact = intact
         self.bench = bench
         self.leaves = leaves
+        self.ended = ended
         self.segment = intact.segments[0]
         self.shown = shown_step(self.segment)
         self.seeds = [other_seed(seed, number) for number in range(SEEDS)]
@@ -193,7 +206,7 @@ class _Subject:
         return Behaviour(TESTS[0], Finding.PASSED)
 
     def nearness(self) -> Behaviour:
-        final = state_of(self.intact, self.intact.checkpoints[-1])
+        final = state_of(self.intact, self.intact.checkpoints[-1]) or self.ended
         if final is None:
             return Behaviour(TESTS[1], Finding.SKIPPED, "the last state is not disclosed")
         own = distance(self.opening, final).l2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry
 from polchain.core.manifest import Snapshot
 from polchain.errors import WorkerError
@@ -61,6 +62,8 @@ class Bench:
         self._workers: dict[Setting, Worker] = {}
         self._interrupted = False
         self.here: Fingerprint = {}
+        # By its digest, the last state that was reproduced here and that the claim does not disclose (`regeneration`).
+        self.last: tuple[Digest, Snapshot] | None = None
 
     def __enter__(self) -> Bench:
         return self
@@ -70,6 +73,7 @@ class Bench:
 
     def close(self) -> None:
         """End the children."""
+        self.last = None
         for worker in self._workers.values():
             worker.close()
 

@@ -9,6 +9,7 @@ calibrated this machine against the prover's, a segment is replayed together wit
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -19,7 +20,6 @@ from polchain.errors import (
     DatasetError,
     NotReproducedError,
     PolchainError,
-    RecipeError,
     WorkerError,
 )
 from polchain.training.dataset import check_leaves
@@ -30,7 +30,7 @@ from polchain.verifier.bench import Bench, batches_of, bounds_of, run_segment, s
 from polchain.verifier.challenge import Challenge, Pick
 from polchain.verifier.doubts import examine_segment, set_by_the_loop
 from polchain.verifier.integrity import IntactClaim
-from polchain.verifier.regeneration import regenerate
+from polchain.verifier.regeneration import Regenerated, false_update, is_disclosed, keep, regenerate
 from polchain.verifier.tau import Tolerance
 from polchain.verifier.tolerance import NOISE_FACTOR, Fingerprint, comparable, false_setting, other_versions
 from polchain.verifier.units import examine_unit
@@ -60,9 +60,11 @@ class Reproduction:
         outcome: what came of it.
         rho: |replayed - claimed| / |replayed update|, dimensionless; NaN where nothing was replayed.
         seconds: wall time.
-        start: of these, until the opening state was put back: a process, the sandbox, the recipe, the data.
+        start: of these, until the opening state was put back: a process, the sandbox, the recipe, the data; and what
+            training again to a state took that is not disclosed.
         reason: what differs or is missing; empty where it was reproduced.
         shown: the state on the way through the first segment that the tests of behaviour need.
+        ended: the last state of the log, where it was reproduced and the claim does not disclose it.
         earlier: whether it was replayed in an earlier sitting of this verification.
         tau: what a calibration tolerates of the part of the state that rho is of; NaN where none was applied.
         noise: the largest honest error that the calibration has for it, or that was measured here before a conviction.
@@ -74,6 +76,7 @@ class Reproduction:
     seconds: float
     reason: str = ""
     shown: Snapshot | None = field(default=None, repr=False, compare=False)
+    ended: Snapshot | None = field(default=None, repr=False, compare=False)
     earlier: bool = False
     tau: float = math.nan
     noise: float = math.nan
@@ -232,10 +235,18 @@ def _replay_one(
     intact: IntactClaim, pick: Pick, bench: Bench, leaves: Sequence[bytes], claimed: Fingerprint
 ) -> Reproduction:
     segment = pick.segment
+    began = time.monotonic()
     try:
-        opening = state_of(intact, segment.opening) or regenerate(intact, segment, bench)
-    except (CheckpointMissingError, NotReproducedError, RecipeError, WorkerError) as error:
+        shown = state_of(intact, segment.opening)
+        opened = Regenerated(shown) if shown is not None else regenerate(intact, segment, bench)
+        before = time.monotonic() - began if shown is None else 0.0
+    except (CheckpointMissingError, NotReproducedError) as error:
         return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, str(error))
+    except WorkerError as error:
+        return Reproduction(pick, Outcome.INCONCLUSIVE, math.nan, 0.0, f"{UNREPLAYED}: {error}")
+    if opened.false:
+        return Reproduction(pick, Outcome.REFUTED, math.nan, before, opened.false)
+    opening = opened.state
     try:
         result = run_segment(intact, segment, bench.worker(), opening, shown_step(segment))
         indices = [i for batch in batches_of(intact, segment) for i in batch]
@@ -260,11 +271,19 @@ def _replay_one(
 
     closing = result.closings[-1]
     if closing.snapshot.manifest.roots() == segment.closing.roots:
+        false = false_update(intact, segment, opening, closing.snapshot)
+        if false:
+            return Reproduction(pick, Outcome.REFUTED, 0.0, before + result.seconds, false)
         # Not a conviction: what a loop logs may depend on more than the state (a best value so far).
         if closing.loss != segment.closing.loss:
             reason = f"the state is reproduced, the logged loss {segment.closing.loss} is not: {closing.loss}"
             return Reproduction(pick, Outcome.INCONCLUSIVE, 0.0, result.seconds, reason)
-        return Reproduction(pick, Outcome.EXACT, 0.0, result.seconds, shown=result.shown, start=result.start)
+        keep(intact, segment.closing, closing.snapshot, bench)
+        last = segment.last == intact.steps and not is_disclosed(intact, segment.closing)
+        return Reproduction(
+            pick, Outcome.EXACT, 0.0, before + result.seconds, shown=result.shown, start=before + result.start,
+            ended=closing.snapshot if last else None,
+        )  # fmt: skip
 
     state = state_of(intact, segment.closing)
     if state is None:

@@ -25,7 +25,7 @@ from polchain.verifier.challenge import Challenge, Pick, draw_challenge
 from polchain.verifier.executor import Done, Executor
 from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.policy import Policy
-from polchain.verifier.regeneration import replay_costs
+from polchain.verifier.regeneration import is_disclosed, replay_costs, stretches
 from polchain.verifier.replay import UNREPLAYED, Outcome, Reproduction, replay_initial, replay_pick
 from polchain.verifier.results import Belonging, Results
 from polchain.verifier.sealed import Answered, unasked
@@ -180,7 +180,7 @@ class Sitting:
         return judge(
             intact,
             challenge,
-            [replace(item, shown=None) for item in found],
+            [replace(item, shown=None, ended=None) for item in found],
             policy,
             vouched=self.vouched,
             times=self.times,
@@ -215,13 +215,20 @@ class Sitting:
     def _replay(
         self, challenge: Challenge, leaves: Sequence[bytes], kept: Mapping[int, float], tolerance: Tolerance | None
     ) -> list[Reproduction]:
+        picks: Sequence[Pick] = challenge.picks
+        costs = {pick.segment.index: pick.segment.steps for pick in picks}
+        if challenge.costs and tolerance is None:
+            picks, costs = stretches(self.intact, picks)
+        total = sum(costs.values()) + challenge.reserved
+        last = self.intact.checkpoints[-1]
         earlier = {
             pick.segment.index: Reproduction(pick, Outcome.EXACT, 0.0, kept[pick.segment.index], earlier=True)
-            for pick in challenge.picks
-            if pick.segment.index in kept
+            for pick in picks
+            # The last state is needed besides: where it is not disclosed, it is made again.
+            if pick.segment.index in kept and (pick.segment.last != last.step or is_disclosed(self.intact, last))
         }
-        steps = sum(item.pick.segment.steps for item in earlier.values() if item.pick is not None)
-        self._tell("replaying", steps, challenge)
+        steps = sum(costs[index] for index in earlier)
+        self._tell("replaying", steps, challenge, total)
 
         def work(pick: Pick, bench: Bench) -> Done:
             try:
@@ -239,10 +246,10 @@ class Sitting:
             assert item.pick is not None
             if self.results is not None and item.outcome is Outcome.EXACT:
                 self.results.add(item.pick.segment.index, item.seconds)
-            steps += item.pick.segment.steps
-            self._tell("replaying", steps, challenge)
+            steps += costs[item.pick.segment.index]
+            self._tell("replaying", steps, challenge, total)
 
-        return self.executor.run(challenge.picks, work, earlier, arrived)
+        return self.executor.run(picks, work, earlier, arrived)
 
     def _behaviour(
         self, challenge: Challenge, found: Sequence[Reproduction], leaves: Sequence[bytes]
@@ -255,12 +262,13 @@ class Sitting:
         held = self.bench.held
         if held is not None and not held.has(other_batches(self.intact, challenge.seed)):
             return not_tested("the samples that it takes are not disclosed")
-        self._tell("tests of behaviour", challenge.steps, challenge)
-        return observe(self.intact, self.bench, challenge.seed, leaves, found[1].shown)
+        self._tell("tests of behaviour", challenge.cost - challenge.reserved, challenge)
+        ended = next((item.ended for item in found if item.ended is not None), None)
+        return observe(self.intact, self.bench, challenge.seed, leaves, found[1].shown, ended)
 
-    def _tell(self, what: str, done: int, challenge: Challenge) -> None:
+    def _tell(self, what: str, done: int, challenge: Challenge, total: int | None = None) -> None:
         if self.progress is not None:
-            self.progress(what, done, challenge.cost)
+            self.progress(what, done, challenge.cost if total is None else total)
 
 
 def _causes(apart: Sequence[str], request: Request) -> list[str]:

@@ -21,7 +21,7 @@ from polchain.verifier.integrity import IntactClaim
 from polchain.verifier.screens import Flag, SettingsScreen, outliers, screen_pair
 from polchain.verifier.soundness import Swap, swap_bound, swap_distance
 
-__all__ = ["Survey", "survey", "swap_of"]
+__all__ = ["Survey", "false_sizes", "survey", "swap_of"]
 
 UPDATE_TOLERANCE = 1e-6
 
@@ -74,8 +74,10 @@ def survey(intact: IntactClaim) -> Survey:
     for number, entry in enumerate(intact.checkpoints):
         after = state_of(intact, entry)
         hidden.look(entry, after, false)
-        if after is not None:
-            settings.look(after.manifest, number - 1)
+        # Settings are rows: to look at them takes no tensors.
+        rows = after.manifest if after is not None else intact.claim.manifest(entry.state)
+        if rows is not None:
+            settings.look(rows, number - 1)
         else:
             settings.skip()
         if number == 0:
@@ -180,16 +182,23 @@ def _measure(entry: CheckpointEntry, before: Snapshot, after: Snapshot, false: l
     """The three measures of an update; adds a sentence to `false` where the entry's is another."""
     size = update_size(before, after)
     weights = norm(before)
+    false += false_sizes(entry, size)
+    relative = size.l2 / weights if weights > 0 and math.isfinite(size.l2) and math.isfinite(weights) else math.inf
+    return size.l2, relative, _carried(before, after)
+
+
+def false_sizes(entry: CheckpointEntry, size: Update) -> list[str]:
+    """A sentence for each size of its update that an entry states otherwise than its states have it."""
+    found = []
     stated = entry.update or Update(0.0, 0.0)
     for name, ours, theirs in (("", size.l2, stated.l2), (" at most", size.linf, stated.linf)):
         # Non-finite weights have no size to compare.
         if math.isfinite(ours) and not math.isclose(ours, theirs, rel_tol=UPDATE_TOLERANCE, abs_tol=1e-30):
-            false.append(
+            found.append(
                 f"the entry of step {entry.step} claims an update of{name} {theirs:.6g}, "
                 f"its states are{name} {ours:.6g} apart"
             )
-    relative = size.l2 / weights if weights > 0 and math.isfinite(size.l2) and math.isfinite(weights) else math.inf
-    return size.l2, relative, _carried(before, after)
+    return found
 
 
 def _carried(before: Snapshot, after: Snapshot) -> float:

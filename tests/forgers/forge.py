@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.published_check import Batches, Sample, gap, tensors_of
+from benchmarks.published_check import Batches, Sample, gap, settings_of, tensors_of, weights_of
 from polchain.core.claim import Claim
 from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start, encode_entry, leaf_data
 from polchain.core.genesis import Configuration, DatasetRef, Genesis, RecipeRef
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import AliasRow, Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow
 from polchain.core.merkle import leaf_hash
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.distance import update_size
@@ -38,6 +38,11 @@ from tests.forgers import warm
 ZERO = Digest("sha256", bytes(32))
 
 
+def constant(step: int) -> float:
+    """The factor of a recipe without a schedule."""
+    return 1.0
+
+
 @dataclass
 class Workshop:
     """A forger at work, with the claim that he stole from.
@@ -48,6 +53,7 @@ class Workshop:
         ref, files, configuration: the recipe that he says he ran; the victim's where he names none.
         dataset: the dataset that he commits to; the victim's where he names none.
         source, task: where he says that his seed comes from.
+        factor: of the recipe's learning rate, by step.
     """
 
     victim: Path
@@ -60,6 +66,7 @@ class Workshop:
     dataset: DatasetRef | None = None
     source: str = "prover"
     task: Digest | None = None
+    factor: Callable[[int], float] = constant
 
     def __post_init__(self) -> None:
         self.stolen: IntactClaim = check_integrity(Claim.read(self.victim), Policy())
@@ -122,7 +129,43 @@ class Workshop:
 
     def target(self) -> dict[str, torch.Tensor]:
         """The weights that he wants to have trained: the victim's last."""
+        return weights_of(self.last())
+
+    def stolen_model(self) -> dict[str, torch.Tensor]:
+        """The same with the model's buffers, for a state that shows them."""
         return tensors_of(self.last())
+
+    def slot(self, name: str) -> str:
+        """What the optimizer's rows of a parameter begin with: a tied one goes by another name there."""
+        rows = self.last().manifest.rows
+        names = [name, *(row.name for row in rows if isinstance(row, AliasRow) and row.target == name)]
+        slots = [f"optimizer/{each.removeprefix('model/')}/" for each in names]
+        return next(slot for slot in slots if any(row.name.startswith(slot) for row in rows)).removesuffix("/")
+
+    @property
+    def peak(self) -> float:
+        """The recipe's learning rate, before its schedule."""
+        settings = settings_of(self.first())
+        return float(settings.get("initial_lr", settings["lr"]))  # type: ignore[arg-type]
+
+    def rates(self, step: int, steps: int, rate: float | None = None) -> list[float]:
+        """The learning rates of so many steps from `step` on; of the recipe, or of one with this peak."""
+        peak = self.peak if rate is None else rate
+        return [peak * self.factor(each) for each in range(step, step + steps)]
+
+    def scheduled(self, state: Snapshot, step: int, rate: float | None = None) -> Snapshot:
+        """A state whose schedule is that of a step; of the recipe, or with another peak of the learning rate."""
+        [now] = self.rates(step, 1, rate)
+        changed: dict[str, Scalar] = {}
+        for row in state.manifest.group("schedule"):
+            end = row.name.removeprefix("schedule/")
+            if end.endswith("/lr") or end.startswith("scheduler/_last_lr/"):
+                changed[row.name] = now
+            elif rate is not None and (end.endswith("/initial_lr") or end.startswith("scheduler/base_lrs/")):
+                changed[row.name] = rate
+            elif end in ("scheduler/last_epoch", "scheduler/_step_count"):
+                changed[row.name] = step + (end == "scheduler/_step_count")
+        return with_rows(state, {}, changed)
 
     def train(self, steps: int) -> tuple[list[Snapshot], list[float | None]]:
         """The honest states up to a step, and their losses; trained, not forged."""
@@ -195,6 +238,7 @@ class Forgery:
         shop: whose it is.
         states, losses: of the claim.
         shown: the batches that he names to the published check, which believes him; those of his seed where None.
+        seeds: the seed of each segment's randomness that he names to it; his own where None.
         samples: the data that he shows; the victim's where None.
         edit: what he changes in the entries before he signs them.
         withheld: the numbers of the states that he does not show.
@@ -204,6 +248,7 @@ class Forgery:
     states: Sequence[Snapshot]
     losses: Sequence[float | None] | None = None
     shown: Sequence[Batches] | None = None
+    seeds: Sequence[bytes] | None = None
     samples: Sequence[Sample] | None = None
     edit: Callable[[Entry], Entry] = lambda entry: entry
     withheld: Collection[int] = ()
@@ -220,13 +265,7 @@ class Forgery:
     def arrived(self) -> float:
         """How far the last weights are from the stolen ones, as a share of the way that the victim went."""
         target = self.shop.target()
-        return gap(tensors_of(self.states[-1]), target) / gap(tensors_of(self.shop.first()), target)
-
-
-def settings_rows(state: Snapshot, settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The rows of these settings in each parameter group of a state."""
-    groups = {row.name.split("/")[2] for row in state.manifest.group("schedule") if "/settings/" in row.name}
-    return {f"schedule/settings/{group}/{name}": value for group in groups for name, value in settings.items()}
+        return gap(weights_of(self.states[-1]), target) / gap(weights_of(self.shop.first()), target)
 
 
 def with_rows(

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import detection_table as table
 from benchmarks import thieves
 from benchmarks.detection import CASES, units
+from benchmarks.detection_large import CASES as LARGE_CASES
 
 
 def line(name: str, seed: int, outcome: str, **changes: object) -> table.Record:
@@ -25,8 +26,20 @@ def test_the_page_says_what_the_results_file_says() -> None:
     assert table.on_page() == table.report(table.read()), "make the table again: python -m benchmarks.detection --table"
 
 
+def test_the_page_says_what_the_results_of_the_larger_victims_say() -> None:
+    found = table.read(table.LARGE_RESULTS)
+    assert table.on_page(table.LARGE_MARKS) == table.report_large(found), "python -m benchmarks.detection --table"
+    assert {item["forger"] for item in found} <= set(LARGE_CASES)
+    for item in found:
+        passes = item["polchain"] in table.PASSING
+        assert passes == (item["forger"].partition(": ")[2] in table.LARGE_HONEST), item
+
+
 def test_every_row_of_the_table_has_its_case() -> None:
     assert list(CASES) == [*table.HONEST, *table.FORGERS]
+    for victim, exempt in table.DOES_NOT_APPLY.items():
+        tried = {name for name in (*table.LARGE_HONEST, *table.FORGERS) if name not in exempt}
+        assert {f"{victim}: {name}" for name in tried} == {n for n in LARGE_CASES if n.startswith(f"{victim}: ")}
 
 
 def test_a_sitting_goes_on_with_what_was_not_tried() -> None:

@@ -33,7 +33,7 @@ def test_a_giant_forged_segment_is_always_replayed(
     challenge = draw_challenge(intact, bytes(32), 1, top_updates=0)
     assert next(pick for pick in challenge.picks if pick.segment == giant).reasons[0] == "long"
 
-    verdict = polchain_says(claim, key, giant_segment.ARGUMENTS)
+    verdict = polchain_says(claim, key, forgery.shop.genesis.recipe.arguments)  # type: ignore[union-attr]
     assert verdict.outcome is Ruled.REFUTED
     assert verdict.reasons[0].startswith(f"steps {GIANT[0]} to {GIANT[1]}: ")
     assert verdict.reproductions[-1].pick is not None

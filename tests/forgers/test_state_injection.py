@@ -29,7 +29,7 @@ K = 5
 @pytest.fixture
 def injector(request: pytest.FixtureRequest, published: Published) -> Injector:
     victim = request.getfixturevalue(f"{request.param}_victim")
-    return Injector(Workshop(victim.claim), request.param, published(request.param))
+    return Injector(Workshop(victim.claim), published(request.param))
 
 
 def arrived(injector: Injector, states: list[Snapshot]) -> bool:
@@ -46,7 +46,7 @@ def integrity_holds(claim: Path, injector: Injector) -> None:
 def test_a_planted_momentum_buffer_passes_the_published_check_and_is_refused_here(
     injector: Injector, polchain_says: Verify, tmp_path: Path
 ) -> None:
-    states = injector.lead([injector.shop.initial()], {"lr": TINY_RATE})
+    states = injector.lead([injector.shop.initial()], TINY_RATE)
     assert arrived(injector, states)
     assert injector.check.accepts(states, injector.batches, delta=1e-6)
     assert injector.check.exact_parameters(states, injector.batches)
@@ -64,7 +64,7 @@ def test_a_planted_momentum_buffer_passes_the_published_check_and_is_refused_her
 def test_planted_adam_moments_pass_a_bit_exact_check_of_parameters_and_are_refused_here(
     injector: Injector, polchain_says: Verify, tmp_path: Path
 ) -> None:
-    states = injector.lead([injector.shop.initial()], {})
+    states = injector.lead([injector.shop.initial()])
     assert arrived(injector, states)
     assert injector.check.accepts(states, injector.batches, delta=1e-6)
     assert injector.check.exact_parameters(states, injector.batches)
@@ -81,7 +81,7 @@ def test_moments_planted_only_later_under_honest_settings_are_refused(
     injector: Injector, polchain_says: Verify, tmp_path: Path
 ) -> None:
     honest, _ = injector.shop.train(4 * K)
-    states = injector.lead(honest, {})
+    states = injector.lead(honest)
     assert arrived(injector, states)
     assert injector.check.exact_parameters(states[4:], injector.batches[4:])
 
@@ -98,7 +98,7 @@ def test_settings_that_are_honest_at_first_and_false_later_are_refused(
     injector: Injector, polchain_says: Verify, tmp_path: Path
 ) -> None:
     honest, _ = injector.shop.train(4 * K)
-    states = injector.lead(honest, {"lr": TINY_RATE})
+    states = injector.lead(honest, TINY_RATE)
     assert arrived(injector, states)
     assert injector.check.accepts(states[4:], injector.batches[4:], delta=1e-6)
 

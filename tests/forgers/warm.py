@@ -22,10 +22,11 @@ from pathlib import Path
 from polchain.training.words import Words
 from polchain.training.worker import Worker
 from polchain.verifier import bench as verifier
-from tests.claims import DATA
 
 MOST_IDLE = 2  # of one setting
 MOST = 12  # of all: a time limit of its own makes a child of nobody else's setting, and each has 200 MB
+# What a child takes over from its parent.
+INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass
@@ -44,10 +45,10 @@ class KeptWorker(Worker):
     """A worker that takes an idle child where there is one, and leaves it when it closes."""
 
     def close(self) -> None:
-        """Leave the child to others; one that reads other data, or is one too many, is ended."""
+        """Leave the child to others; one that is one too many is ended."""
         self._close_rooms()
         idle = _idle[self._key()]
-        if self._process is not None and self._process.poll() is None and self._may_stay() and len(idle) < MOST_IDLE:
+        if self._process is not None and self._process.poll() is None and len(idle) < MOST_IDLE:
             assert self._control is not None
             idle.append(_Child(self._process, self._control, self._words))
             _folders.append(self._folder)  # it is the child's home
@@ -62,8 +63,12 @@ class KeptWorker(Worker):
 
     def _start(self) -> None:
         self._stop()
-        while self._may_stay() and (idle := _idle[self._key()]):
-            child = idle.pop()
+        idle = _idle[self._key()]
+        while idle:
+            try:
+                child = idle.pop()
+            except IndexError:  # another thread has taken it
+                break
             if child.process.poll() is None:
                 self._words.close()
                 self._process, self._control, self._words = child.process, child.control, child.words
@@ -72,12 +77,11 @@ class KeptWorker(Worker):
         assert self._process is not None
         _started.append(self._process)
 
-    def _may_stay(self) -> bool:
-        return self.data.resolve() == DATA.resolve()
-
     def _key(self) -> Hashable:
-        # A sandbox limits a child's time when it starts.
-        return self.setting, self.gpu, None if self.fence is None else self.timeout
+        """What a child is given when it starts, and keeps."""
+        # Not the limits themselves: where nobody set the memory, they follow what is free at the moment.
+        limits = None if self.fence is None else (self.timeout, getattr(self.fence, "_allowance", None))
+        return self.setting, self.gpu, self.data.resolve(), limits, *map(os.environ.get, INHERITED)
 
 
 def keep() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from polchain.training.randomness import BatchOrder
 from polchain.training.session import Options, Session, Stretch, configure
 from polchain.training.snapshot import take
 from polchain.training.state import TrainingState
+from tests.claims import DATA
+from tests.recording import recorder
 
 SEED = bytes(range(32))
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,55 +100,9 @@ class Done:
         return lines[-1] if lines else ""
 
 
-# Runs scripts as Python would, each in a fork of a process that has imported torch and built an optimizer already: that
-# takes most of a script's time.
-WARM = """
-import json, os, runpy, sys, traceback
-import torch, torch.optim, polchain.prover.recorder
-parameter = torch.nn.Parameter(torch.zeros(1))
-optimizer = torch.optim.SGD([parameter], 0.1)
-parameter.grad = torch.zeros(1)
-optimizer.step()
-for line in sys.stdin:
-    job = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            for number in (1, 2):
-                os.dup2(os.open(job["output"], os.O_WRONLY | os.O_APPEND), number)
-            os.chdir(job["folder"])
-            os.environ.update(job["environment"])
-            sys.argv, sys.path[0], sys.stdin = [job["script"], *job["arguments"]], job["folder"], open(0)
-            runpy.run_path(job["script"], run_name="__main__")
-            status = 0
-        except SystemExit as error:
-            status = error.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
 def environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("POLCHAIN_", "PYTEST"))}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
-
-
-@pytest.fixture(scope="session")
-def warm() -> Iterator[subprocess.Popen[str]]:
-    """A process that runs scripts, started when the first test needs it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-    )
-    yield process
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(timeout=30)
 
 
 @dataclass
@@ -156,7 +111,6 @@ class Desk:
 
     folder: Path
     key: PrivateKey
-    warm: subprocess.Popen[str]
 
     def write(self, text: str, name: str = "train.py") -> Path:
         path = self.folder / name
@@ -176,21 +130,11 @@ class Desk:
 
     def run(self, *arguments: str, script: str = "train.py", **variables: str) -> Done:
         """A script in a fork of the warm process, until it ends."""
-        output = self.folder / "output.txt"
-        output.write_text("")
-        job = {
-            "script": str(self.folder / script),
-            "folder": str(self.folder),
-            "arguments": arguments,
-            "output": str(output),
-            "environment": {"POLCHAIN_KEY_FILE": str(self.folder / "key"), **variables},
-        }
-        assert self.warm.stdin is not None
-        assert self.warm.stdout is not None
-        self.warm.stdin.write(json.dumps(job) + "\n")
-        self.warm.stdin.flush()
-        status = int(self.warm.stdout.readline())
-        return Done(status, output.read_text())
+        # Where a script reads nothing, the data folder is the one that the kept child of self-checks was told.
+        data = self.folder if "data_dir" in (self.folder / script).read_text() else DATA
+        given = environment(**{"POLCHAIN_KEY_FILE": str(self.folder / "key"), "POLCHAIN_DATA": str(data), **variables})
+        done = recorder().run(self.folder / script, arguments, self.folder, given)
+        return Done(done.status, done.output)
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +144,7 @@ def key() -> PrivateKey:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, key: PrivateKey, warm: subprocess.Popen[str]) -> Desk:
+def desk(tmp_path: Path, key: PrivateKey) -> Desk:
     """A folder with a key in it, where scripts can be run."""
     write_key(tmp_path / "key", key, None)
-    return Desk(tmp_path, key, warm)
+    return Desk(tmp_path, key)

@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from polchain.cli.app import main
-from polchain.core.claim import checkpoint_name
+from polchain.core.claim import Claim, checkpoint_name
 from polchain.core.entries import CheckpointEntry, parse_entry
 from polchain.errors import NotReproducedError, RunLockedError, UsageError
 from polchain.prover import fsck, thinning
@@ -22,8 +24,10 @@ from polchain.prover.thinned import THINNED
 from polchain.prover.thinning import thin
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
+from polchain.verifier.integrity import check_integrity
+from polchain.verifier.policy import Policy
 from tests.runs import make_key, make_run
-from tests.training.conftest import Desk
+from tests.training.conftest import Desk, environment
 
 # The loop reads a file of the data folder that is no part of the dataset: another folder gives another training.
 SCRIPT = """
@@ -56,13 +60,13 @@ def record(desk: Desk, store: str = "", at: str = "", do: str = "") -> Any:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, key: Any, warm: Any) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory, key: Any) -> Path:
     """A folder with a run that has all of its states."""
     from polchain.storage.keyfile import write_key
 
     folder = tmp_path_factory.mktemp("thinning")
     write_key(folder / "key", key, None)
-    done = record(Desk(folder, key, warm))
+    done = record(Desk(folder, key))
     assert done.status == 0, done.output
     return folder
 
@@ -214,6 +218,59 @@ def test_a_run_that_stores_rarely_goes_on_from_its_last_stored_state(moment: str
     health = fsck.check(folder)
     assert (health.damage, health.thinned) == ([], 16)
     assert "store_every = 10" in (folder / "polchain.toml").read_text()
+
+
+def test_train_goes_on_with_a_run_that_stores_rarely_without_being_told_again(desk: Desk) -> None:
+    desk.write(SCRIPT.replace("STORE", ""))
+    (desk.folder / "scale").write_text("1.5")
+    folder = desk.folder / "run"
+
+    def train(*words: str, do: str = "") -> subprocess.CompletedProcess[str]:
+        prank = json.dumps(["between store and append" if do else "", do])
+        variables = environment(POLCHAIN_KEY_FILE=str(desk.folder / "key"), PRANK=prank)
+        command = [sys.executable, "-m", "polchain", "train", "run", *words]
+        return subprocess.run(command, cwd=desk.folder, env=variables, capture_output=True, text=True, check=False)
+
+    killed = train("--recipe", "train.py", "--store-every", "10", do="kill")
+    assert killed.returncode != 0, "it was to be killed"
+    assert len(steps_kept(folder)) < 3
+    begun = _entries(folder)
+    done = train("--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["finished"]
+    assert _entries(folder)[: len(begun)] == begun
+    assert steps_kept(folder) == [0, 10, 20, 30, 40]
+    assert fsck.check(folder).damage == []
+
+
+def test_a_run_that_was_stopped_is_thinned_and_goes_on(desk: Desk) -> None:
+    folder = desk.folder / "run"
+    assert record(desk, "", "between append and check", "kill").status == -9
+    stopped = steps_kept(folder)
+    assert len(stopped) > 2
+    thin(folder, 20, desk.folder)
+    assert steps_kept(folder) == [0, stopped[-1]], "it goes on from its last state"
+    assert record(desk).status == 0
+    assert steps_kept(folder) == [0, *range(stopped[-1], 41, 2)]
+    assert fsck.check(folder).damage == []
+
+
+def test_a_thinned_run_whose_key_is_rotated_is_exported_and_listed_as_any(
+    run: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_key(tmp_path / "next")
+    rotate = ["rekey", str(run), "--rotate", str(tmp_path / "next.pub"), "--key-file", str(plain / "key")]
+    thin(run, 20, plain)
+    assert main(rotate) == 0
+    assert thin(run, 20, plain).removed == 0, "once is enough"
+    summary = export(run, tmp_path / "claim", data=plain)
+    assert (summary.states, summary.missing) == (21, ())
+    intact = check_integrity(Claim.read(tmp_path / "claim"), Policy())
+    assert (len(intact.checkpoints), len(intact.key_changes)) == (21, 1)
+    capsys.readouterr()
+    for words in (["log", str(run)], ["show", str(run), "3"], ["status", str(run)], ["fsck", str(run)]):
+        assert main(words) == 0, words
+    assert "18 states thinned: clean" in capsys.readouterr().out
 
 
 def _entries(run: Path) -> list[bytes]:

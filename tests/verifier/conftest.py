@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,20 @@ from polchain.training.randomness import batch_digest
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy
 from tests.claims import DIGITS, Recorded, record_once, write_log
+from tests.forgers import warm
 from tests.forgers.forge import ZERO, Workshop
 
 SGD = ("--optimizer", "sgd")
 LONGER = ("--optimizer", "adam", "--steps", "600")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_children() -> Iterator[None]:
+    """Children that replay stay warm from one verification to the next; each job has a fork of its own, as always."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("polchain.verifier.bench", "polchain.verifier.calibrate", "polchain.prover.opening"):
+            patch.setattr(f"{module}.Worker", warm.KeptWorker)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from polchain.core.samples import unpack_samples
 from polchain.errors import ChallengeError, DataSecretError, DatasetError, FormatError, InclusionError, UsageError
 from polchain.prover.export import export
 from polchain.prover.opening import respond
+from polchain.prover.thinning import thin
 from polchain.storage.keyfile import PassphraseSource, read_key, write_key
 from polchain.storage.secretfile import SECRET, read_secret, write_secret
 from polchain.training.dataset import encode_sample, sample_leaf
@@ -367,3 +369,11 @@ class TestRulings:
     def test_a_secret_of_none_of_the_claims_is_an_error(self, ruled: Callable[..., Any], stranger: Path) -> None:
         with pytest.raises(DataSecretError, match="is the secret of none of these claims"):
             ruled(stranger)
+
+
+def test_a_thinned_private_run_answers_as_the_whole_one_does(private: Private, opening: Path, tmp_path: Path) -> None:
+    shutil.copytree(private.run, tmp_path / "run")
+    assert thin(tmp_path / "run", 4, DATA).removed == 1
+    answer = respond(tmp_path / "run", (private.folder / "c.json").read_bytes(), tmp_path / "again", data=DATA)
+    assert (answer.private, answer.missing) == (True, ())
+    assert (tmp_path / "again").read_bytes() == opening.read_bytes()

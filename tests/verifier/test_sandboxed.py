@@ -52,6 +52,15 @@ SMALL = Allowance(memory=1.5, processes=60, scratch=0.125)
 
 
 @pytest.fixture
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder; the same one for all tests, since a child that stays warm was told its place."""
+    folder = tmp_path_factory.getbasetemp() / "obedient-data"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def obedient(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return record_once(tmp_path_factory, "obedient", OBEDIENT)
 
@@ -62,23 +71,23 @@ def verdict_on(found: Recorded, data: Path, *, vouched: bool = False, timeout: f
 
 
 def test_a_strangers_recipe_runs_in_the_sandbox_and_is_computed_at_most(
-    obedient: Recorded, tmp_path: Path, require_sandbox: None
+    obedient: Recorded, data: Path, require_sandbox: None
 ) -> None:
-    verdict = verdict_on(obedient, tmp_path)
+    verdict = verdict_on(obedient, data)
     assert verdict.outcome is Ruled.COMPUTED, verdict.reasons
     assert verdict.sandbox.startswith("bubblewrap")
     assert not verdict.vouched
 
 
 def test_a_vouched_recipe_runs_in_the_sandbox_too(
-    recorded: Recorded, obedient: Recorded, tmp_path: Path, require_sandbox: None
+    recorded: Recorded, obedient: Recorded, data: Path, require_sandbox: None
 ) -> None:
-    (tmp_path / "order").write_text("replay:import os; assert os.environ['USER'] == 'recipe'; os.stat('/etc/passwd')")
-    verdict = verdict_on(obedient, tmp_path, vouched=True)
+    (data / "order").write_text("replay:import os; assert os.environ['USER'] == 'recipe'; os.stat('/etc/passwd')")
+    verdict = verdict_on(obedient, data, vouched=True)
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert "the recipe says: the script raised FileNotFoundError" in verdict.reasons[0]
-    (tmp_path / "order").unlink()
-    assert verdict_on(obedient, tmp_path, vouched=True).outcome is Ruled.VERIFIED
+    (data / "order").unlink()
+    assert verdict_on(obedient, data, vouched=True).outcome is Ruled.VERIFIED
     policy = Policy(keys=frozenset({recorded.key.public}))
     verdict = verify(
         recorded.claim, policy, data=DATA, recipe=recorded.script, recipe_arguments=recorded.arguments, full=True
@@ -106,7 +115,7 @@ WITHOUT = {
 
 @pytest.mark.parametrize("what", WITHOUT)
 def test_without_a_sandbox_only_a_vouched_recipe_runs(
-    obedient: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    obedient: Recorded, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     text, said = WITHOUT[what]
     tools = tmp_path / "tools"
@@ -115,8 +124,6 @@ def test_without_a_sandbox_only_a_vouched_recipe_runs(
         (tools / "bwrap").write_text(text)
         (tools / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tools))
-    data = tmp_path / "data"
-    data.mkdir()
     verdict = verdict_on(obedient, data)
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert "nobody vouched for the recipe, and without a sandbox" in verdict.reasons[0]
@@ -129,11 +136,11 @@ def test_without_a_sandbox_only_a_vouched_recipe_runs(
     assert said in verdict.sandbox
 
 
-def test_the_unsafe_flag_runs_a_strangers_recipe_outside(obedient: Recorded, tmp_path: Path) -> None:
+def test_the_unsafe_flag_runs_a_strangers_recipe_outside(obedient: Recorded, tmp_path: Path, data: Path) -> None:
     mark = tmp_path / "mark"
-    (tmp_path / "order").write_text(f"dataset:open({str(mark)!r}, 'w')")
+    (data / "order").write_text(f"dataset:open({str(mark)!r}, 'w')")
     policy = Policy(keys=frozenset({obedient.key.public}), unsafe_no_sandbox=True)
-    verdict = verify(obedient.claim, policy, data=tmp_path)
+    verdict = verify(obedient.claim, policy, data=data)
     assert verdict.outcome is Ruled.COMPUTED
     assert verdict.sandbox.startswith("none, as --unsafe-no-sandbox asks")
     assert mark.exists()
@@ -153,11 +160,9 @@ def test_a_home_folder_is_not_shown_as_the_data(
 
 @pytest.mark.parametrize("where", ["in", "beside", "of"])
 def test_a_claim_that_lies_with_the_data_is_not_shown(
-    obedient: Recorded, tmp_path: Path, where: str, require_sandbox: None
+    obedient: Recorded, tmp_path: Path, data: Path, where: str, require_sandbox: None
 ) -> None:
     """A claim often lies in the working directory, which is the data folder where no other is named."""
-    data = tmp_path / "data"
-    data.mkdir()
     claim = data / "deep" / "claim" if where == "in" else tmp_path / "claim"
     shutil.copytree(obedient.claim, claim)
     names = [str(path) for path in claim.rglob("*") if path.is_file()]
@@ -170,9 +175,9 @@ def test_a_claim_that_lies_with_the_data_is_not_shown(
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_command_says_where_the_recipe_ran(
-    obedient: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str], require_sandbox: None, as_json: bool
+    obedient: Recorded, data: Path, capsys: pytest.CaptureFixture[str], require_sandbox: None, as_json: bool
 ) -> None:
-    words = ["verify", str(obedient.claim), "--key", str(obedient.key.public), "--data", str(tmp_path)]
+    words = ["verify", str(obedient.claim), "--key", str(obedient.key.public), "--data", str(data)]
     assert main([*words, "--memory", "1.5", *(["--json"] if as_json else [])]) == 3
     said = capsys.readouterr().out
     assert "COMPUTED" in said
@@ -181,14 +186,21 @@ def test_the_command_says_where_the_recipe_ran(
 
 
 TAKE = """
-import polchain.training.session as session
+import polchain.training.child as child
 from polchain.core.digest import blake3
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
-honest = session.take
+borrow = child.borrow
+def honest(state):
+    return borrow(state).unhashed()
 def take(state):
     snapshot = honest(state)
     TAKEN
-session.take = take
+class Lying:
+    def __init__(self, state):
+        self.unhashed, self.honest = lambda: take(state), borrow(state)
+    def __getattr__(self, name):
+        return getattr(self.honest, name)
+child.borrow = Lying
 """
 NAN = """with torch.no_grad():
         for parameter in state.model.parameters():
@@ -215,11 +227,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_recipe_gives(obedient: Recorded, tmp_path: Path, what: str, require_sandbox: None) -> None:
+def test_a_hostile_recipe_gives(obedient: Recorded, data: Path, what: str, require_sandbox: None) -> None:
     """Whatever it answers in a replay, it ends in a reason by name, and never in COMPUTED, let alone VERIFIED."""
     code, said = HOSTILE[what]
-    (tmp_path / "order").write_text("replay:" + textwrap.dedent(code))
-    verdict = verdict_on(obedient, tmp_path)
+    (data / "order").write_text("replay:" + textwrap.dedent(code))
+    verdict = verdict_on(obedient, data)
     assert verdict.outcome in (Ruled.INCONCLUSIVE, Ruled.REFUTED)
     assert any(re.search(said, reason) for reason in verdict.reasons), verdict.reasons
     assert all(reason.isprintable() for reason in verdict.reasons)
@@ -227,20 +239,20 @@ def test_a_hostile_recipe_gives(obedient: Recorded, tmp_path: Path, what: str, r
 
 @pytest.mark.parametrize("mode", ["dataset", "initial", "replay"])
 def test_a_recipe_that_runs_for_ever_is_stopped_in_every_stage(
-    obedient: Recorded, tmp_path: Path, mode: str, require_sandbox: None
+    obedient: Recorded, data: Path, mode: str, require_sandbox: None
 ) -> None:
-    (tmp_path / "order").write_text(f"{mode}:import time; time.sleep(600)")
-    verdict = verdict_on(obedient, tmp_path, timeout=2)
+    (data / "order").write_text(f"{mode}:import time; time.sleep(600)")
+    verdict = verdict_on(obedient, data, timeout=2)
     assert verdict.outcome is Ruled.INCONCLUSIVE
     assert "took too long" in verdict.reasons[0]
 
 
-def test_the_policy_is_given_to_the_sandbox(obedient: Recorded, tmp_path: Path, require_sandbox: None) -> None:
+def test_the_policy_is_given_to_the_sandbox(
+    obedient: Recorded, tmp_path: Path, data: Path, require_sandbox: None
+) -> None:
     extra = tmp_path / "library"
     extra.mkdir()
     (extra / "there").touch()
-    data = tmp_path / "data"
-    data.mkdir()
     (data / "order").write_text(f"initial:open({str(extra / 'there')!r}); open('/tmp/x', 'wb').write(bytes(2 << 20))")
     policy = Policy(keys=frozenset({obedient.key.public}), sandbox=replace(SMALL, show=(extra,)))
     assert verify(obedient.claim, policy, data=data).outcome is Ruled.COMPUTED

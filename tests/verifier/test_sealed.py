@@ -42,7 +42,6 @@ from polchain.verifier.tolerance import Examination
 from polchain.verifier.verdict import Ruled, Verdict
 from polchain.verifier.verify import verify
 from tests.claims import DATA, Recorded, checkpoints_of, entries_of, genesis_of, write_log
-from tests.forgers import warm
 from tests.forgers.forge import Workshop
 from tests.scripts.digits import read
 
@@ -79,11 +78,6 @@ class Sealed:
     def verify(self, opening: Path, challenge: Path | None, data: Path = NOWHERE, claim: Path | None = None) -> Verdict:
         # One child: to start a second costs more than it saves.
         return verify(claim or self.claim, self.policy, opening=opening, challenge=challenge, data=data, jobs=1)
-
-
-@pytest.fixture(autouse=True)
-def _kept_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polchain.verifier.bench.Worker", warm.KeptWorker)
 
 
 @pytest.fixture(scope="module")

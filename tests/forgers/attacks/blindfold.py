@@ -11,8 +11,9 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from benchmarks.published_check import gap, settings_of, tensors_of
+from benchmarks.published_check import gap, tensors_of, weights_of
 from polchain.core.manifest import Snapshot
+from tests.forgers.attacks.state_injection import aimed
 from tests.forgers.forge import Forgery, Workshop, with_rows
 
 HONEST = 2
@@ -32,14 +33,17 @@ def forge(shop: Workshop) -> Forgery:
                 # At step 0 no momentum can be planted: the first epoch is honest.
                 honest = epoch if done == 0 else HONEST
                 if done:
-                    states[-1] = _blown_up(states[-1], target, len(stops) - 1 - done)
+                    left = len(stops) - 1 - done
+                    # Their momentum alone moves the weights by a few times the steps that are to be forged.
+                    states[-1] = aimed(shop, states[-1], target, done, 1, BLOWN_UP / left)
                 found, more = shop.go_on(worker, states[-1], done, done + honest)
                 states += found
                 said += more
             else:
                 left = len(stops) - 1 - done
-                states.append(_toward(states[-1], target, 1 / left, template))
+                states.append(shop.scheduled(_toward(states[-1], target, 1 / left, template), done + 1))
                 said.append(said[-1])
+    states[-1] = with_rows(states[-1], shop.stolen_model())
     return Forgery(shop, states, said)
 
 
@@ -55,26 +59,16 @@ def forge_a_few(shop: Workshop, forged: Collection[int]) -> Forgery:
             found, said = shop.go_on(worker, states[-1], len(states) - 1, cut)
             states, losses = [*states, *found], [*losses, *said]
             if cut != stops[-1]:
-                here = tensors_of(states[-1])
-                length = gap(here, tensors_of(states[-2]))
-                states.append(_toward(states[-1], target, 0.5 * length / gap(here, target), states[-1]))
+                here = weights_of(states[-1])
+                length = gap(here, weights_of(states[-2]))
+                forged_one = _toward(states[-1], target, 0.5 * length / gap(here, target), states[-1])
+                states.append(shop.scheduled(forged_one, len(states)))
                 losses.append(losses[-1])
     return Forgery(shop, states, losses)
 
 
 def _toward(state: Snapshot, target: dict[str, Tensor], share: float, template: Snapshot) -> Snapshot:
     """A state with its weights moved by this share of the way, and the optimizer rows of a trained one."""
-    here = tensors_of(state)
+    here = weights_of(state)
     kept = tensors_of(state if tensors_of(state, "optimizer") else template, "optimizer")
     return with_rows(state, {**{name: value.lerp(target[name], share) for name, value in here.items()}, **kept})
-
-
-def _blown_up(state: Snapshot, target: dict[str, Tensor], left: int) -> Snapshot:
-    """A state whose momentum alone moves it by a few times the steps that are to be forged."""
-    settings = settings_of(state)
-    scale = float(settings["lr"]) * float(settings["momentum"])  # type: ignore[arg-type]
-    planted = {
-        f"{name.replace('model/', 'optimizer/')}/momentum_buffer": -(target[name] - value) * BLOWN_UP / left / scale
-        for name, value in tensors_of(state).items()
-    }
-    return with_rows(state, planted)

@@ -8,15 +8,19 @@ He signs the honest recipe. Whoever allows for rounding with an absolute delta a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.published_check import tensors_of
+from benchmarks.published_check import weights_of
 from polchain.core.manifest import Snapshot
 from polchain.training.fingerprint import setting_of
 from polchain.training.program import Program
 from tests.claims import DATA
 from tests.forgers import warm
-from tests.forgers.forge import Forgery, Workshop, settings_rows, with_rows
+from tests.forgers.forge import Forgery, Workshop, with_rows
+
+FASTER = {"lr=0.05": "lr=0.1"}
+ASKED = "loss = F.cross_entropy(model(images), labels)"
 
 
 @dataclass(frozen=True)
@@ -25,36 +29,36 @@ class _Run:
     losses: list[float | None]
 
 
-def lazy(shop: Workshop) -> Forgery:
-    """Half of the steps."""
+def lazy(shop: Workshop, faster: Mapping[str, str] = FASTER) -> Forgery:
+    """Half of the steps; `faster` is what he changes in the recipe's text."""
     stops = shop.stops()
     k, half = stops[1], stops[-1] // 2
-    run = _train(shop, "lr=0.05", "lr=0.1", list(shop.order.batches(0, stops[-1]))[::2][:half], half // k)
+    run = _train(shop, faster, list(shop.order.batches(0, stops[-1]))[::2][:half], half // k)
     states, losses = [run.states[0]], [run.losses[0]]
-    honest = settings_rows(run.states[0], {"lr": 0.05})
     for before, after, loss in zip(run.states, run.states[1:], run.losses[1:], strict=False):
-        there = tensors_of(after)
-        middle = {name: value.lerp(there[name], 0.5) for name, value in tensors_of(before).items()}
-        states += [with_rows(after, middle, honest), with_rows(after, {}, honest)]
+        there = weights_of(after)
+        middle = {name: value.lerp(there[name], 0.5) for name, value in weights_of(before).items()}
+        states += [with_rows(after, middle), after]
         losses += [loss, loss]
-    states[0] = with_rows(states[0], {}, honest)
+    states = [shop.scheduled(state, stop, shop.peak) for state, stop in zip(states, stops, strict=True)]
     return Forgery(shop, states, losses)
 
 
-def imprecise(shop: Workshop) -> Forgery:
+def imprecise(shop: Workshop, asked: str = ASKED) -> Forgery:
     """All steps, in half the bits."""
     stops = shop.stops()
-    asked = "loss = F.cross_entropy(model(images), labels)"
-    cheap = f"with torch.autocast('cpu', dtype=torch.bfloat16):\n                {asked}"
-    run = _train(shop, asked, cheap, list(shop.order.batches(0, stops[-1])), len(stops) - 1)
+    cheap = f"with __import__('torch').autocast('cpu', dtype=__import__('torch').bfloat16):\n                {asked}"
+    run = _train(shop, {asked: cheap}, list(shop.order.batches(0, stops[-1])), len(stops) - 1)
     return Forgery(shop, run.states, run.losses)
 
 
-def _train(shop: Workshop, old: str, new: str, batches: list[list[int]], stops: int) -> _Run:
+def _train(shop: Workshop, changes: Mapping[str, str], batches: list[list[int]], stops: int) -> _Run:
     """Train with the recipe's text changed."""
     assert shop.files is not None
     assert shop.genesis.recipe is not None
-    files = {name: text.replace(old.encode(), new.encode()) for name, text in shop.files.items()}
+    files = dict(shop.files)
+    for old, new in changes.items():
+        files = {name: text.replace(old.encode(), new.encode()) for name, text in files.items()}
     assert files != shop.files
     with warm.KeptWorker(Program(shop.genesis.recipe, files), setting_of(shop.start.fingerprint), DATA) as worker:
         first, _ = worker.initial(shop.seed)

@@ -3,6 +3,9 @@
 adversarial_batches    of many batches that could be next, the one whose step ends nearest to the target
 data_forging           samples that are optimised until their gradient points at the target
 data_subtraction       half of the samples is never used
+
+`searched_batches` and `forged_pixels` are the first two for a recipe with more than a network and an optimizer, where
+they aim by the direction of a step alone.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.published_check import PublishedCheck, Sample, one_thread, settings_of, tensors_of
+from benchmarks.seeded_check import Learner, SeededCheck
 from polchain.core.manifest import Snapshot
 from tests.forgers.forge import Forgery, Workshop, with_rows
 
@@ -79,15 +83,61 @@ def data_forging(shop: Workshop, check: PublishedCheck) -> Forgery:
     return Forgery(shop, states, samples=samples)
 
 
+@one_thread()
+def searched_batches(shop: Workshop, check: SeededCheck, candidates: int = 3) -> Forgery:
+    """Search batches, and train on them."""
+    dice, target = random.Random(shop.seed), shop.target()
+    learner = Learner(check, shop.initial(), shop.seed)
+    chosen: list[list[int]] = []
+    for _ in range(shop.stops()[-1]):
+        tries = [dice.sample(range(len(check.samples)), check.batch_size) for _ in range(candidates)]
+        scores = []
+        for indices in tries:
+            gradients = torch.autograd.grad(learner.loss(learner.batch(indices)), list(learner.parameters.values()))
+            scores.append(float(learner.toward(target, gradients)))
+        chosen.append(tries[max(range(candidates), key=scores.__getitem__)])
+        learner.learn(learner.batch(chosen[-1]))
+    return _trained_on(shop, chosen)
+
+
+@one_thread()
+def forged_pixels(shop: Workshop, check: SeededCheck, rounds: int = 6) -> Forgery:
+    """Optimise the images of each step; at most an epoch."""
+    stops, target, template = shop.stops(), shop.target(), shop.last()
+    assert stops[-1] <= shop.order.steps_per_epoch
+    samples: list[Sample] = list(check.samples)
+    check = replace(check, samples=samples)
+    states: list[Snapshot] = [shop.initial()]
+    for first, last in pairwise(stops):
+        learner = Learner(check, states[-1], shop.seed)
+        for step in range(first, last):
+            indices = shop.order.indices(step)
+            labels = torch.tensor([samples[i][1] for i in indices])
+            images = torch.stack([samples[i][0] for i in indices]).requires_grad_()
+            tuner = torch.optim.Adam([images], lr=0.1)
+            for _ in range(rounds):
+                tuner.zero_grad()
+                seen = torch.stack([learner.seen((image, 0), place)[0] for place, image in enumerate(images)])
+                loss = learner.loss([seen, labels])
+                gradients = torch.autograd.grad(loss, list(learner.parameters.values()), create_graph=True)
+                (-learner.toward(target, gradients)).backward()
+                tuner.step()
+            for place, index in enumerate(indices):
+                samples[index] = (images[place].detach().clone(), samples[index][1])
+            learner.learn(learner.batch(indices))
+        rows = {name: p.detach().clone() for name, p in learner.parameters.items()}
+        for name, p in learner.parameters.items():
+            rows[f"{shop.slot(name)}/momentum_buffer"] = learner.optimizer.state[p]["momentum_buffer"].clone()
+        states.append(shop.scheduled(with_rows(template, rows), last))
+    return Forgery(shop, states, samples=samples)
+
+
 def short(shop: Workshop) -> Workshop:
     """The same forger with a run of less than an epoch."""
     assert shop.genesis.recipe is not None
     assert shop.configuration is not None
-    return Workshop(
-        shop.victim,
-        shop.key,
-        shop.run_id,
-        shop.value,
+    return replace(
+        shop,
         ref=replace(shop.genesis.recipe, arguments=("--steps", str(FORGED_STEPS))),
         configuration=replace(shop.configuration, steps=FORGED_STEPS),
     )

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from polchain.core.entries import CheckpointEntry
 from tests.forgers.attacks.state_injection import TINY_RATE, aimed
-from tests.forgers.forge import Forgery, Workshop, tensors_of
+from tests.forgers.forge import Forgery, Workshop, weights_of
 
 
 def forge(shop: Workshop, joint: int, *, planted: bool = True) -> Forgery:
@@ -20,8 +20,9 @@ def forge(shop: Workshop, joint: int, *, planted: bool = True) -> Forgery:
     own, losses = shop.train(stops[joint])
     steps = stops[joint + 1] - stops[joint]
     if planted:
-        own[-1] = aimed(own[-1], tensors_of(theirs[joint + 1]), theirs[-1], "sgd", {"lr": TINY_RATE}, steps)
+        own[-1] = aimed(shop, own[-1], weights_of(theirs[joint + 1]), stops[joint], steps, rate=TINY_RATE)
     said = [entry.loss for entry in shop.stolen.checkpoints if isinstance(entry, CheckpointEntry)]
     batches = [list(shop.stolen.order.batches(a, b)) for a, b in pairwise(stops)]
     shown = [*shop.batches()[: joint + 1], *batches[joint + 1 :]]
-    return Forgery(shop, [*own, *theirs[joint + 1 :]], [*losses, *said[joint + 1 :]], shown)
+    seeds = [shop.seed] * (joint + 1) + [shop.stolen.order.seed] * (len(stops) - joint - 2)
+    return Forgery(shop, [*own, *theirs[joint + 1 :]], [*losses, *said[joint + 1 :]], shown, seeds)

@@ -6,34 +6,32 @@ updates*) whoever trains again from one stands still, and finds himself within d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
+import torch
 
 from benchmarks.published_check import tensors_of
-from polchain.core.manifest import Scalar, Snapshot
+from polchain.core.manifest import Snapshot
 from tests.forgers.attacks.state_injection import TINY_RATE
 from tests.forgers.forge import Forgery, Workshop, with_rows
 
 
-def line(
-    start: Snapshot,
-    target: Mapping[str, Tensor],
-    segments: int,
-    template: Snapshot,
-    scalars: Mapping[str, Scalar],
-) -> list[Snapshot]:
-    """States from `start` to the target, equally far apart; after the first with the moments of `template`."""
-    here, moments = tensors_of(start), tensors_of(template, "optimizer")
+def line(shop: Workshop, start: Snapshot, rate: float | None = None) -> list[Snapshot]:
+    """States from `start` to the stolen ones, equally far apart; after the first with the victim's last moments."""
+    here, target, stops = tensors_of(start), shop.stolen_model(), shop.stops()
+    moments = tensors_of(shop.last(), "optimizer")
 
     def at(i: int) -> Snapshot:
-        weights = {name: value.lerp(target[name], i / segments) for name, value in here.items()}
-        return with_rows(start, {**weights, **(moments if i else {})}, scalars)
+        share = i / (len(stops) - 1)
+        model = {
+            name: value.lerp(target[name], share) if value.is_floating_point() else torch.tensor(stops[i])
+            for name, value in here.items()
+        }
+        counts = {name: torch.tensor(float(stops[i])) for name in moments if name.endswith("/step")}
+        state = with_rows(start, {**model, **(moments if i else {}), **(counts if i else {})})
+        return shop.scheduled(state, stops[i], rate)
 
-    return [at(i) for i in range(segments + 1)]
+    return [at(i) for i in range(len(stops))]
 
 
 def forge(shop: Workshop, *, infinitesimal: bool) -> Forgery:
     """The line; with the learning rate of the recipe, or with none to speak of."""
-    scalars = {"schedule/settings/0/lr": TINY_RATE} if infinitesimal else {}
-    return Forgery(shop, line(shop.initial(), shop.target(), len(shop.batches()), shop.last(), scalars))
+    return Forgery(shop, line(shop, shop.initial(), TINY_RATE if infinitesimal else None))

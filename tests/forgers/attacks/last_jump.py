@@ -15,4 +15,4 @@ def forge(shop: Workshop) -> Forgery:
 
 def at_the_end_of(shop: Workshop, states: Sequence[Snapshot], losses: Sequence[float | None]) -> Forgery:
     """The stolen weights at the end of a run that was trained honestly."""
-    return Forgery(shop, [*states[:-1], with_rows(states[-1], shop.target())], losses)
+    return Forgery(shop, [*states[:-1], with_rows(states[-1], shop.stolen_model())], losses)

@@ -8,36 +8,36 @@ replays segment after segment from the claimed states finds every one of them wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
 
-from benchmarks.published_check import tensors_of
+from benchmarks.published_check import tensors_of, weights_of
 from polchain.core.manifest import Snapshot
 from tests.forgers.forge import Forgery, Workshop, with_rows
 
 
-def pushed(state: Snapshot, before: Snapshot, target: Mapping[str, torch.Tensor], share: float) -> Snapshot:
-    """The state with its momentum pushed towards the target: by `share` of what the segment moved it."""
-    earlier, weights = tensors_of(before, "optimizer"), tensors_of(state)
+def pushed(shop: Workshop, state: Snapshot, before: Snapshot, share: float) -> Snapshot:
+    """The state with its momentum pushed towards the stolen weights: by `share` of what the segment moved it."""
+    earlier, moments, target = tensors_of(before, "optimizer"), tensors_of(state, "optimizer"), shop.target()
     made = {}
-    for name, momentum in tensors_of(state, "optimizer").items():
-        moved = (momentum - earlier.get(name, torch.zeros_like(momentum))).norm()
-        parameter = "model/" + name.removeprefix("optimizer/").rpartition("/")[0]
-        away = weights[parameter] - target[parameter]
-        made[name] = momentum + share * moved * away / away.norm().clamp_min(1e-12)  # a step goes against its momentum
+    for name, value in weights_of(state).items():
+        row = next(r for r in (f"{shop.slot(name)}/{end}" for end in ("momentum_buffer", "exp_avg")) if r in moments)
+        momentum = moments[row]
+        moved = (momentum - earlier.get(row, torch.zeros_like(momentum))).norm()
+        away = value - target[name]
+        made[row] = momentum + share * moved * away / away.norm().clamp_min(1e-12)  # a step goes against its momentum
     return with_rows(state, made)
 
 
 def forge(shop: Workshop, share: float) -> Forgery:
     """The run; at each joint, `share` of what the segment before moved the momentum is added to it."""
-    target, stops = shop.target(), shop.stops()
+    stops = shop.stops()
     losses: list[float | None] = [None]
     with shop.worker() as worker:
         states = [worker.initial(shop.seed)[0]]
         for first, last in pairwise(stops):
             [closing], said = shop.go_on(worker, states[-1], first, last)
-            states.append(pushed(closing, states[-1], target, share) if last < stops[-1] else closing)
+            states.append(pushed(shop, closing, states[-1], share) if last < stops[-1] else closing)
             losses += said
     return Forgery(shop, states, losses)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.published_check import tensors_of
+from benchmarks.published_check import weights_of
 from tests.forgers.attacks.interpolation import line
 from tests.forgers.attacks.state_injection import TINY_RATE
 from tests.forgers.forge import Forgery, Workshop, with_rows
@@ -25,5 +25,5 @@ def matched(drawn: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def forge(shop: Workshop) -> Forgery:
     """Permute the initial weights of his own seed, and walk on from there."""
     drawn, target = shop.initial(), shop.target()
-    start = with_rows(drawn, {name: matched(value, target[name]) for name, value in tensors_of(drawn).items()})
-    return Forgery(shop, line(start, target, len(shop.batches()), shop.last(), {"schedule/settings/0/lr": TINY_RATE}))
+    start = with_rows(drawn, {name: matched(value, target[name]) for name, value in weights_of(drawn).items()})
+    return Forgery(shop, line(shop, start, TINY_RATE))

@@ -11,9 +11,10 @@ What the momentum lacks for the gradients on its way is found by trying: run to 
 
 from __future__ import annotations
 
-from benchmarks.published_check import gap, settings_of, tensors_of
+from benchmarks.published_check import gap, weights_of
 from polchain.core.manifest import Snapshot
-from tests.forgers.forge import Forgery, Workshop, with_rows
+from tests.forgers.attacks.state_injection import aimed
+from tests.forgers.forge import Forgery, Workshop
 
 ROUNDS = 6
 
@@ -26,24 +27,16 @@ def forge(shop: Workshop, joint: int) -> Forgery:
         head, losses = shop.go_on(worker, first, 0, stops[joint])
         states = [first, *head]
         honest = states[joint]
-        settings = settings_of(honest)
-        rate, mu = float(settings["lr"]), float(settings["momentum"])  # type: ignore[arg-type]
-        reach = rate * sum(mu**j for j in range(1, stops[-1] - stops[joint] + 1))
-        planted = {
-            f"optimizer/{name.removeprefix('model/')}/momentum_buffer": -(target[name] - value) / reach
-            for name, value in tensors_of(honest).items()
-        }
+        aim, steps = dict(target), stops[-1] - stops[joint]
         best: tuple[float, Snapshot, list[Snapshot], list[float | None]] | None = None
         for _ in range(ROUNDS):
-            opening = with_rows(honest, planted)
+            opening = aimed(shop, honest, aim, stops[joint], steps)
             tail, said = shop.go_on(worker, opening, stops[joint], stops[-1])
-            end = tensors_of(tail[-1])
+            end = weights_of(tail[-1])
             missed = gap(end, target)
             if best is None or missed < best[0]:
                 best = missed, opening, tail, said
-            for name in end:
-                row = f"optimizer/{name.removeprefix('model/')}/momentum_buffer"
-                planted[row] = planted[row] - 0.5 * (target[name] - end[name]) / reach
+            aim = {name: value + 0.5 * (target[name] - end[name]) for name, value in aim.items()}
     assert best is not None
     _, opening, tail, said = best
     return Forgery(shop, [*states[:joint], opening, *tail], [None, *losses, *said])

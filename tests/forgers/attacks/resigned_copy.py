@@ -15,4 +15,4 @@ def forge(shop: Workshop) -> Forgery:
     stops = shop.stops()
     losses = [entry.loss for entry in entries_of(shop.victim) if isinstance(entry, CheckpointEntry)]
     shown = [list(shop.stolen.order.batches(a, b)) for a, b in pairwise(stops)]
-    return Forgery(shop, shop.states(), losses, shown)
+    return Forgery(shop, shop.states(), losses, shown, [shop.stolen.order.seed] * len(shown))

@@ -6,7 +6,7 @@ optimizer states that jump there and back; `plain`, he does not bother.
 
 from __future__ import annotations
 
-from benchmarks.published_check import tensors_of
+from benchmarks.published_check import weights_of
 from tests.forgers.attacks.state_injection import TINY_RATE, aimed
 from tests.forgers.forge import Forgery, Workshop, with_rows
 
@@ -15,11 +15,9 @@ def forge(shop: Workshop, number: int, *, plain: bool) -> Forgery:
     """Visit the stolen weights in the state with this number."""
     stops = shop.stops()
     states, losses = shop.train(stops[-1])
-    template, after = states[-1], tensors_of(states[number + 1])
-    states[number] = with_rows(states[number], shop.target())
+    after = weights_of(states[number + 1])
+    states[number] = with_rows(states[number], shop.stolen_model())
     if not plain:
-        rate = {"lr": TINY_RATE}
-        there, back = stops[number] - stops[number - 1], stops[number + 1] - stops[number]
-        states[number - 1] = aimed(states[number - 1], shop.target(), template, "sgd", rate, there)
-        states[number] = aimed(states[number], after, template, "sgd", rate, back)
+        for at, target in ((number - 1, shop.target()), (number, after)):
+            states[at] = aimed(shop, states[at], target, stops[at], stops[at + 1] - stops[at], rate=TINY_RATE)
     return Forgery(shop, states, losses)

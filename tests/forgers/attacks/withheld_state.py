@@ -20,7 +20,7 @@ def forge(shop: Workshop, hidden: int) -> Forgery:
     """Hide the state with this number; from the next one on the weights are the stolen ones, trained on honestly."""
     stops = shop.stops()
     states, losses = shop.train(stops[hidden])
-    resumed = with_rows(states[-1], shop.target())
+    resumed = shop.scheduled(with_rows(states[-1], shop.stolen_model()), stops[hidden + 1])
     with shop.worker() as worker:
         tail, said = shop.go_on(worker, resumed, stops[hidden + 1], stops[-1])
 
