@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 
+import polchain.verifier.survey as module
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.entries import CheckpointEntry, Update
 from polchain.core.manifest import Snapshot
@@ -77,3 +79,21 @@ def test_a_planted_momentum_is_among_the_largest_updates_though_no_weight_moves(
     assert ranked[:2] == [0, HIDDEN - 1]
     picks = draw_challenge(intact, bytes(32), 0, updates=seen.updates, top_updates=2).picks
     assert "largest updates" in next(pick.reasons for pick in picks if pick.segment.index == HIDDEN - 1)
+
+
+def test_the_survey_holds_a_few_states_however_many_there_are(
+    intact: IntactClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, held = [0], []
+
+    def counted(of: IntactClaim, entry: CheckpointEntry) -> Snapshot | None:
+        read[0] += 1
+        if read[0] in (1, len(intact.checkpoints)):
+            gc.collect()
+            held.append(sum(type(one) is Snapshot for one in gc.get_objects()))
+        return state_of(of, entry)
+
+    monkeypatch.setattr(module, "state_of", counted)
+    survey(intact)
+    assert read[0] > 10
+    assert held[1] - held[0] <= 2, "more than the first state and the last one was held"
