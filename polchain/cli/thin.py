@@ -30,7 +30,7 @@ def thin(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """remove states that can be trained again, after seeing that they can."""
+    """remove states that training again gives, after seeing so."""
     from polchain.prover.settings import RunSettings
     from polchain.prover.thinning import thin as remove
     from polchain.storage.runs import find_run

@@ -253,7 +253,8 @@ def test_what_came_after_the_disputed_state_does_not_harm(owner: Owner, tmp_path
     """The thief logs a later state of the owner's too, around which the owner cannot show everything."""
     thinned = copy_of(owner.claim, tmp_path / "thinned")
     gone = checkpoints_of(thinned)[10]
-    (thinned / "checkpoints" / f"{gone.state.hex}.safetensors").unlink()
+    for name in (f"checkpoints/{gone.state.hex}.safetensors", f"manifests/{gone.state.hex}.json"):
+        (thinned / name).unlink()  # not even rows, with which it could be trained again
     write_listing(thinned)
     middle = weights_of(owner.states[6])
     thief = owner.logs(weights_of(owner.states[-2]), nearly(middle))

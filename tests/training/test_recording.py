@@ -121,7 +121,8 @@ def test_a_failure_behind_does_not_hide_the_loops_own(train: Any) -> None:
     assert "what is recorded behind the training failed as well: the disk refuses" in done.output
 
 
-def test_a_self_check_is_broken_off_when_the_loop_is_left_and_made_up_for(train: Any) -> None:
+def test_a_self_check_is_broken_off_when_the_loop_is_left_and_made_up_for(train: Any, desk: Any) -> None:
+    desk.write(SCRIPT.replace('print("step", step)', '"PRANK" in os.environ or time.sleep(0.3)'))
     done = train(checked=True, AT_FIVE="time.sleep(0.3); raise ValueError('mine')")
     assert done.said == "ValueError: mine", done.output
     assert describe(train.folder).self_check == 0, "it was under way"
