@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -181,7 +182,7 @@ class Recorder:
             log.info("already finished: %d of %d steps", step, session.configuration.steps)
         else:
             log.info("resuming at step %d", step)
-        self._check.catch_up(committed, self.store, self.order)
+        self._check.catch_up(committed[: at + 1], self.store, self.order)
         self._show_progress(step)
         return step
 
@@ -228,7 +229,15 @@ class Recorder:
                     self.ledger.close()
 
     def _last_kept(self, committed: Sequence[CheckpointEntry]) -> int:
-        for index in range(len(committed) - 1, -1, -1):
+        """The last state to go on from; before a self-check that is due still, where its states were not stored."""
+        assert self._check is not None
+        last = len(committed) - 1
+        for number, (before, after) in enumerate(pairwise(committed), start=1):
+            stored = self.store.has(before.state) and self.store.has(after.state)
+            if self._check.due(number, after) and not stored:
+                last = number - 1
+                break
+        for index in range(last, -1, -1):
             if self.store.has(committed[index].state):
                 return index
         raise CheckpointMissingError(

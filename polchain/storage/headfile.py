@@ -65,7 +65,7 @@ def mend_head(folder: Path, db: Database, size: int, open_head: Callable[[bytes]
                 f"{path} is not a head of this log: {error}",
                 hint="restore it; it shows whether the ledger is the newest",
             ) from error
-        if db.head(head.size) != published:
+        if head.size > size or db.head(head.size) != published:
             raise RolledBackError(
                 f"{HEAD} signs {head.size} entries which this ledger of {size} does not hold",
                 hint="the ledger was put back to an older state: restore the newest; signing on would fork the log",

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -118,7 +119,9 @@ class Ledger:
             partial.rename(folder / DATABASE)
             sync_folder(folder)
         except (OSError, sqlite3.Error) as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                for leftover in (f"{partial}", f"{partial}-wal", f"{partial}-shm"):
+                    Path(leftover).unlink(missing_ok=True)
             raise StorageError(f"cannot make a run at {folder}: {error}") from error
         finally:
             give_back(lock)

@@ -42,7 +42,10 @@ class TreeTable:
 
     def changes(self) -> list[int]:
         """The entries that change keys."""
-        return [number for (number,) in self.connection.execute("SELECT number FROM changes ORDER BY number")]
+        found = [number for (number,) in self.connection.execute("SELECT number FROM changes ORDER BY number")]
+        if any(not isinstance(number, int) for number in found):
+            raise sqlite3.DataError("a number in `changes` is none")
+        return found
 
     def holds(self, tiles: Mapping[tuple[int, int], bytes], changes: list[int]) -> bool:
         """Whether these are what is stored, and all of it."""

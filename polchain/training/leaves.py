@@ -13,13 +13,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Protocol, overload
 
 from polchain.core.merkle import Hash
-from polchain.errors import UsageError
+from polchain.errors import DatasetError, UsageError
 from polchain.training.journal import Journal
 
 __all__ = ["KEPT", "WORKERS", "Leaves", "Source", "hash_samples"]
@@ -135,6 +136,11 @@ def _pieces(source: Source, leaf_of: Callable[[Any], Hash], first: int, workers:
                     at, future = waiting.popleft()
                     # What went wrong there goes wrong here, where it can be raised whole.
                     yield future.result() or _hash(source, leaf_of, at, min(at + PIECE, size))
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "a process that reads the data was ended, as where memory runs out",
+            hint=f"set {WORKERS} to fewer processes, or leave it out",
+        ) from error
     finally:
         _shared = None
 

@@ -20,7 +20,7 @@ import torch
 
 from polchain.core.digest import Digest, blake3_each
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
-from polchain.training.state import Outline, TrainingState, tensor_bytes
+from polchain.training.state import Outline, TrainingState, raw_bytes, tensor_bytes
 
 __all__ = ["Copied", "Room", "borrow", "copy_state", "hash_rows", "take"]
 
@@ -60,8 +60,8 @@ class Room:
             if tensor.is_cuda:
                 far.setdefault(tensor.device, []).append((place, tensor))
             else:
-                here[0].append(place)
-                here[1].append(tensor.detach())
+                here[0].append(raw_bytes(place))
+                here[1].append(raw_bytes(tensor.detach()))
         with torch.no_grad():
             events = [self._fetch(device, pairs) for device, pairs in far.items()]
             if here[0]:
@@ -98,7 +98,7 @@ class Room:
             aside.wait_stream(current)
             with torch.cuda.stream(aside):
                 for place, tensor in pairs:
-                    place.copy_(tensor.detach(), non_blocking=True)
+                    raw_bytes(place).copy_(raw_bytes(tensor.detach()), non_blocking=True)
             event = aside.record_event()
             current.wait_event(event)
             return event

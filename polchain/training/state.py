@@ -43,7 +43,16 @@ from polchain.core.manifest import (
 )
 from polchain.errors import ManifestError, RecipeError
 
-__all__ = ["Captured", "Outline", "TrainingState", "dtype_name", "plain_name", "tensor_bytes", "tensor_from"]
+__all__ = [
+    "Captured",
+    "Outline",
+    "TrainingState",
+    "dtype_name",
+    "plain_name",
+    "raw_bytes",
+    "tensor_bytes",
+    "tensor_from",
+]
 
 DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8",
@@ -101,6 +110,11 @@ def tensor_from(data: memoryview | bytearray, dtype: str, shape: tuple[int, ...]
             return torch.frombuffer(data, dtype=torch.uint8).view(kind).reshape(shape)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ManifestError(f"{len(data)} bytes are not a {dtype} tensor of shape {list(shape)}") from error
+
+
+def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that copies as it is: of truth values torch makes 0 and 1, and a byte of 255 is true as well."""
+    return tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +312,8 @@ class TrainingState:
             if wanted != have:
                 raise ManifestError(f"the recipe's state and the checkpoint's differ in {sorted(wanted ^ have)[0]}")
             for name in sorted(wanted & live.tensors.keys()):
-                live.tensors[name][1].copy_(_tensor(snapshot, name, live.tensors[name][1]))
+                tensor = live.tensors[name][1]
+                raw_bytes(tensor).copy_(raw_bytes(_tensor(snapshot, name, tensor)))
             self._restore_trees(snapshot)
             names = self._parameter_names()
             for key, optimizer in self.optimizers.items():
@@ -464,4 +479,5 @@ def _fresh(
         made = torch.empty_like(parameter, dtype=source.dtype, device=device, requires_grad=False)
     else:
         made = torch.empty(row.shape, dtype=source.dtype, device=device)
-    return made.copy_(source)
+    raw_bytes(made).copy_(raw_bytes(source))
+    return made
