@@ -3,8 +3,9 @@
     python -m benchmarks.memory [--megabytes 300] [--rounds 3]
 
 A recipe with a large state and short steps (benchmarks/recipes/wide.py), so that it is always ahead of its recording,
-in processes that take turns. Memory is the peak of the training process' own (pages of files that are mapped are the
-kernel's to take back); its self-checks replay in another process, which is left out.
+in processes that take turns; and the same with a small state, which shows what the program itself takes. Memory is the
+peak of the training process' own (pages of files that are mapped are the kernel's to take back); its self-checks replay
+in another process, which is left out.
 """
 
 from __future__ import annotations
@@ -23,10 +24,20 @@ from polchain.storage.keyfile import write_key
 
 RECIPE = ROOT / "benchmarks" / "recipes" / "wide.py"
 STEPS, EVERY = 24, 2
+SMALL = 1  # megabyte
 
 
 def measure(megabytes: int, rounds: int, folder: Path) -> Result:
-    """One row: both peaks, and how many states lie between them."""
+    """One row: both peaks, and how many states lie between them, the program apart."""
+    row, small = (peaks_of(size, rounds, folder / str(size)) for size in (megabytes, SMALL))
+    program = small["on"] - small["off"] - 2 * small["state_bytes"]
+    states = (row["on"] - row["off"] - program) / row["state_bytes"]
+    return {**row, "small": small, "program": program, "states": states}
+
+
+def peaks_of(megabytes: int, rounds: int, folder: Path) -> Result:
+    """Peaks with and without recording."""
+    folder.mkdir()
     write_key(folder / "key", PrivateKey.generate(), None)
     peaks: dict[int, list[int]] = {0: [], EVERY: []}
     for number in range(rounds):
@@ -38,7 +49,7 @@ def measure(megabytes: int, rounds: int, folder: Path) -> Result:
     states = list((folder / f"{EVERY}-0" / "runs" / "wide" / "checkpoints").iterdir())
     state = max(path.stat().st_size for path in states)
     off, on = (statistics.median(peaks[every]) for every in (0, EVERY))
-    return {"state_bytes": state, "off": off, "on": on, "states": (on - off) / state}
+    return {"state_bytes": state, "off": off, "on": on}
 
 
 def main() -> None:

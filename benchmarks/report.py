@@ -57,6 +57,47 @@ def commit(rows: Any) -> str:
     )
 
 
+def summary(rows: Any) -> str:
+    """What all of it costs whom, in a few lines."""
+    lines = []
+    for row in rows:
+        lost = {every: f"{number(100 * (1 - one['rate']), 2)} %" for every, one in row["every"].items()}
+        checks = row["every"]["100"]
+        lines.append(
+            f"- **Training** {row['example']} loses {lost['100']} of its steps a second with a commit every 100 steps, "
+            f"{lost['10']} with one every 10; besides, its self-checks replay {checks['checks']} of the first "
+            f"{row['steps'] // 100} segments of 100 steps, and few later on."
+        )
+    held = _row("commit", "polchain")
+    if held is not None:
+        lines.append(
+            f"- **A commit** of {size(held['state_bytes'])} holds the training thread for {number(1e3 * held['held'])} "
+            f"ms; it is durable after {number(1e3 * held['durable'])} ms, beside the training."
+        )
+    space = read("memory")
+    if space is not None:
+        lines.append(f"- **Memory**: {number(space['rows'][0]['states'])} states, and the program.")
+    kept = read("stored")
+    for row in kept["rows"] if kept is not None else ():
+        lines.append(
+            f"- **Disk**: a state of {row['example']} takes {size(row['checkpoints'] / row['states'])}; of "
+            f"{row['states']} states, {row['thinned']['states']} stay when thinned by ten: {size(row['run'])} become "
+            f"{size(row['thinned']['run'])}. Who asks for another state waits until it is trained again."
+        )
+    for row in rows:
+        ratio = row["replay"]["step"] / row["off"]
+        lines.append(
+            f"- **Verifying** {row['example']}: {number(ratio)} of training for each step that is replayed, and "
+            f"{number(row['replay']['start'])} s a segment; how many are replayed, the policy or a budget says."
+        )
+    return "\n".join(lines)
+
+
+def _row(module: str, what: str) -> Result | None:
+    found = read(module)
+    return next((row for row in found["rows"] if row["what"] == what), None) if found is not None else None
+
+
 def steps(rows: Any) -> str:
     """Steps with and without recording."""
     lines, found = [], []
@@ -82,10 +123,14 @@ def memory(rows: Any) -> str:
     """Memory."""
     [row] = rows
     lines = table(
-        [f"a state of {size(row['state_bytes'])}", "peak memory"],
-        [("not recorded", size(row["off"])), ("recorded, every 2 steps", size(row["on"]))],
+        ["peak memory", "not recorded", "recorded, every 2 steps", "more"],
+        [
+            (f"a state of {size(one['state_bytes'])}", size(one["off"]), size(one["on"]), size(one["on"] - one["off"]))
+            for one in (row, row["small"])
+        ],
     )
-    return f"{lines}\n\n{_target('at most two states more', row['states'] <= 2, number(row['states']) + ' states')}"
+    what = f"at most two states more, the program's {size(row['program'])} apart"
+    return f"{lines}\n\n{_target(what, row['states'] <= 2, number(row['states']) + ' states')}"
 
 
 def stored(rows: Any) -> str:
@@ -227,6 +272,7 @@ def data(rows: Any) -> str:
 
 
 PARTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "summary": ("steps", summary),
     "hashing": ("hashing", hashing),
     "commit": ("commit", commit),
     "steps": ("steps", steps),

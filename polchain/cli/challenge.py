@@ -116,7 +116,7 @@ def challenge(
                 ("draws", len(picked.draws)),
                 (
                     "asks for",
-                    f"{asked} of {output.count(len(intact.segments), 'segment')}, {steps} of {intact.steps} steps",
+                    f"{asked} of {output.count(len(intact.segments), 'segment')}, {steps:,} of {intact.steps:,} steps",
                 ),
                 (
                     "",
@@ -187,9 +187,9 @@ def respond(
                 ("answers", done.challenge),
                 (
                     "discloses",
-                    f"{output.count(done.states, 'state')}, for {done.segments} of {done.of_segments} segments",
+                    f"{output.count(done.states, 'state')}, for {done.segments:,} of {done.of_segments:,} segments",
                 ),
-                ("", f"{done.samples} of {output.count(done.of_samples, 'sample')}"),
+                ("", f"{done.samples:,} of {output.count(done.of_samples, 'sample')}"),
             ]
         ),
         as_json=as_json,

@@ -40,6 +40,9 @@ def thin(
     where = (data or RunSettings.read(folder).data or data_dir()).resolve()
     with output.Progress("training again", 0) as progress:
         done = remove(folder, keep_every, where, sample=sample, on_step=progress.update)
+    if done.lost:
+        steps = ", ".join(f"{step:,}" for step in done.lost[:6])
+        output.note(f"not there, though nothing left them out: the states of steps {steps}; see `polchain fsck`")
     output.answer(
         {
             "run": str(done.path),
@@ -48,13 +51,19 @@ def thin(
             "removed": done.removed,
             "replayed": done.replayed,
             "freed": done.freed,
+            "lost": list(done.lost),
         },
         output.fields(
             [
                 ("run", done.path),
-                ("kept", f"{output.count(done.kept, 'state')}: the first, the last, one in {done.every} steps"),
-                ("removed", f"{output.count(done.removed, 'state')}, {output.size(done.freed)}"),
-                ("seen", f"{done.replayed} of {output.count(done.steps, 'step')} trained again, to the bit"),
+                ("kept", output.count(done.kept, "state")),
+                (
+                    "removed",
+                    f"{output.count(done.removed, 'state')}, {output.size(done.freed)}"
+                    if done.removed
+                    else f"nothing: no more than one in {done.every} steps is stored, besides the first and the last",
+                ),
+                ("seen", f"{done.replayed:,} of {output.count(done.steps, 'step')} trained again, to the bit"),
             ]
         ),
         as_json=as_json,

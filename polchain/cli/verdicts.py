@@ -25,11 +25,16 @@ def show_intact(intact: IntactClaim, times: Times, target: Path, *, as_json: boo
     """Print what integrity and time say, without replay."""
     key = str(intact.genesis.key)
     pinned = "pinned" if intact.pinned else "not pinned: it is the key that the claim itself names"
+    tensors, rows_of = (
+        sum(name.startswith(kind) for name in intact.claim.files) for kind in ("checkpoints/", "manifests/")
+    )
+    points = output.count(len(intact.checkpoints), "checkpoint")
     rows: list[tuple[str, object]] = [
         ("claim", target),
         ("log", intact.head.origin),
         ("size", f"{output.count(intact.head.size, 'entry')}, {output.count(intact.steps, 'step')}"),
         ("key", f"{key} ({pinned})"),
+        ("disclosed", f"tensors of {output.count(tensors, 'state')}, rows of {rows_of:,}, of {points} in the log"),
         *time_rows(times),
         *_labelled("missing", times.missing),
         *_labelled("not checked", ("that the training was done (nothing was replayed)", *times.remarks)),
@@ -41,6 +46,7 @@ def show_intact(intact: IntactClaim, times: Times, target: Path, *, as_json: boo
         "steps": intact.steps,
         "key": key,
         "key_pinned": intact.pinned,
+        "disclosed": {"tensors": tensors, "rows": rows_of},
         "remarks": [*times.remarks, *times.forks],
         **times.to_json(),
     }

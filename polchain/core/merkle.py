@@ -79,11 +79,12 @@ class Frontier:
     Append, root and copy take O(log n); what was appended is not kept.
     """
 
-    __slots__ = ("_size", "_subtrees")
+    __slots__ = ("_root", "_size", "_subtrees")
 
     def __init__(self) -> None:
         self._size = 0
         self._subtrees: list[Hash] = []
+        self._root: Hash | None = None  # until somebody asks
 
     @classmethod
     def of(cls, size: int, subtrees: Sequence[Hash]) -> Frontier:
@@ -119,21 +120,25 @@ class Frontier:
             size >>= 1
         self._subtrees.append(node)
         self._size += 1
+        self._root = None
 
     def root(self) -> Hash:
         """The root of the leaves so far."""
         if not self._subtrees:
             return EMPTY_ROOT
-        *rest, node = self._subtrees
-        for subtree in reversed(rest):
-            node = node_hash(subtree, node)
-        return node
+        if self._root is None:
+            *rest, node = self._subtrees
+            for subtree in reversed(rest):
+                node = node_hash(subtree, node)
+            self._root = node
+        return self._root
 
     def copy(self) -> Frontier:
         """An independent frontier of the same leaves."""
         other = Frontier()
         other._size = self._size
         other._subtrees = self._subtrees.copy()
+        other._root = self._root
         return other
 
 

@@ -42,7 +42,7 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.anchored import AnchorBook
-from polchain.prover.thinned import left_out
+from polchain.prover.thinned import left_out, what_helps
 from polchain.storage.checkpoints import CheckpointStore, read_tensors
 from polchain.storage.ledger import Ledger
 
@@ -257,7 +257,7 @@ def _copy_states(
                 ) from error
             missing += at
         except PolchainError as error:
-            raise type(error)(f"step {at[0]}: {error}", hint="`polchain fsck` names all that is damaged") from error
+            raise type(error)(f"step {at[0]}: {error}", hint=what_helps(error)) from error
     if on_state is not None:
         on_state(len(steps), len(steps))
     return shown, tuple(sorted(missing))

@@ -34,7 +34,7 @@ from polchain.errors import (
     UsageError,
 )
 from polchain.prover.privacy import kept_secret
-from polchain.prover.thinned import left_out
+from polchain.prover.thinned import left_out, what_helps
 from polchain.prover.thinning import Regenerator
 from polchain.storage.checkpoints import CheckpointStore, read_tensors
 from polchain.storage.ledger import Ledger
@@ -243,7 +243,7 @@ def _states(
             missing.append(step)
             continue
         except PolchainError as error:
-            raise type(error)(f"step {step}: {error}", hint="`polchain fsck` names all that is damaged") from error
+            raise type(error)(f"step {step}: {error}", hint=what_helps(error)) from error
         states[state] = (manifest, path)
     return states, tuple(missing)
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Entry, Final, parse_entry
+from polchain.errors import DatasetError, NotReproducedError, PolchainError
 from polchain.storage.ledger import Ledger
 
-__all__ = ["THINNED", "Thinning", "is_stored", "left_out", "note_thinning"]
+__all__ = ["THINNED", "Thinning", "is_stored", "left_out", "note_thinning", "what_helps"]
 
 THINNED = "thinned"  # the ledger's private note
 
@@ -85,3 +86,12 @@ def left_out(ledger: Ledger) -> dict[Digest, int]:
     if not thinning.intervals:
         return {}
     return thinning.left_out([parse_entry(data) for data in ledger.entries()])
+
+
+def what_helps(error: PolchainError) -> str:
+    """The hint where a state of the run cannot be had."""
+    if isinstance(error, DatasetError):
+        return "states that were left out are trained again: say where the data is, with --data FOLDER"
+    if isinstance(error, NotReproducedError) and error.hint:
+        return error.hint
+    return "`polchain fsck` names all that is damaged"

@@ -27,10 +27,12 @@ from polchain.errors import (
     StorageError,
     UsageError,
 )
-from polchain.prover.thinned import Thinning, note_thinning
+from polchain.prover.thinned import Thinning, left_out, note_thinning
 from polchain.storage.checkpoints import CheckpointStore, sync_folder
+from polchain.storage.database import DATABASE
 from polchain.storage.ledger import Ledger
 from polchain.storage.lock import locked
+from polchain.storage.runs import no_run
 from polchain.training.distance import worst_tensor
 from polchain.training.fingerprint import differences, setting_of
 from polchain.training.program import Program
@@ -166,6 +168,7 @@ class Thinned:
         kept, removed: how many states are stored now, and how many were removed.
         replayed: how many steps were trained again first; steps: of how many that now are trained again when needed.
         freed: bytes.
+        lost: the steps whose states are not there, though nothing left them out.
     """
 
     path: Path
@@ -175,6 +178,7 @@ class Thinned:
     replayed: int
     steps: int
     freed: int
+    lost: tuple[int, ...] = ()
 
 
 def thin(
@@ -206,6 +210,8 @@ def thin(
     """
     if every < 1 or (sample is not None and sample < 1):
         raise UsageError("an interval and a sample are 1 at least")
+    if not (run / DATABASE).exists():
+        raise no_run(run)
     with locked(run), Ledger(run) as ledger:
         if ledger.genesis.foreign:
             raise UsageError(
@@ -214,6 +220,7 @@ def thin(
             )
         entries = list(ledger.entries())
         ledger.check()
+        left = left_out(ledger)
         stretches = _stretches([parse_entry(entry) for entry in entries], every, CheckpointStore(run))
         chosen = stretches
         if sample is not None and sample < len(stretches):
@@ -235,9 +242,12 @@ def thin(
             for stretch in stretches:
                 freed += _remove(run, stretch.removed)
                 removed += len(stretch.removed)
-        store = CheckpointStore(run)
-        kept = len({entry.state for entry in again.checkpoints if store.has(entry.state)})
-    return Thinned(run, every, kept, removed, replayed, sum(stretch.steps for stretch in stretches), freed)
+        out = left | left_out(ledger)
+    store = CheckpointStore(run)
+    there = {entry.state for entry in again.checkpoints if store.has(entry.state)}
+    lost = tuple(entry.step for entry in again.checkpoints if entry.state not in there and entry.state not in out)
+    steps = sum(stretch.steps for stretch in stretches)
+    return Thinned(run, every, len(there), removed, replayed, steps, freed, lost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,12 +80,12 @@ def write_head(folder: Path, note: bytes) -> None:
         StorageError: the disk refused.
     """
     try:
-        replace_file(folder / HEAD, note)
+        replace_file(os.path.join(folder, HEAD), note)
     except OSError as error:
         raise StorageError(f"cannot write {folder / HEAD}: {error.strerror}") from error
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path | str, data: bytes) -> None:
     """Put `data` in the place of a file, atomically and without waiting for the disk.
 
     Raises:

@@ -87,7 +87,7 @@ def dtype_name(tensor: torch.Tensor, what: str) -> str:
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The contiguous little-endian bytes of a tensor, on the CPU; shares memory where it can."""
-    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    flat = raw_bytes(tensor.detach()).cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
     if not flat.numel():
         return memoryview(b"")
     array: Any = flat.numpy()

@@ -99,8 +99,8 @@ def survey(intact: IntactClaim) -> Survey:
     if unmeasured:
         which = "segment is" if len(unmeasured) == 1 else "segments are"
         remarks.append(
-            f"screens and largest updates: not checked where states are not disclosed: {len(unmeasured)} of "
-            f"{len(segments)} {which} as large as their entries claim"
+            f"screens and largest updates: states are not disclosed, and the update of {len(unmeasured)} of "
+            f"{len(segments)} {which} taken at the log's word"
         )
     travelled = math.nan if initial is None or before is None else distance(initial, before).l2
     return Survey(

@@ -138,6 +138,11 @@ STALE = {
     "a key change left out": ["DELETE FROM changes"],
     "a key change made up": ["INSERT INTO changes VALUES (7)"],
     "a key change of nowhere": ["INSERT INTO changes VALUES (-7)"],
+    "a key change without a number": [
+        "DROP TABLE changes",
+        "CREATE TABLE changes (number)",
+        "INSERT INTO changes VALUES ('x')",
+    ],
 }
 
 
@@ -183,6 +188,14 @@ def test_an_entry_that_was_changed_is_neither_proved_nor_signed_over(run: Path) 
     changed(run, "DROP TABLE tiles")
     with pytest.raises(ChainError, match="not the 265 that its last head signs"):
         Ledger(run, NEW)
+
+
+def test_a_head_whose_entry_is_gone_is_not_signed_over(run: Path) -> None:
+    published = (run / "head.note").read_bytes()
+    changed(run, f"DELETE FROM entries WHERE number = {SIZE - 1}")
+    with pytest.raises(PolchainError, match="does not hold"):
+        Ledger(run, NEW)
+    assert (run / "head.note").read_bytes() == published, "it is what shows that an entry is gone"
 
 
 def test_an_entry_that_is_gone_is_missed(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from polchain.core import merkle
 from polchain.errors import DatasetError, StorageError, UsageError
 from polchain.training.dataset import Commitment, encode_sample, sample_leaf
 from polchain.training.leaves import WORKERS, Leaves
+
+HERE = os.getpid()
 
 
 class Numbers:
@@ -53,6 +56,22 @@ def test_workers_do_not_change_a_commitment(workers: int) -> None:
 def test_what_a_dataset_raises_is_raised_whole(workers: int) -> None:
     with pytest.raises(DatasetError, match="sample 77"):
         Commitment.of(Numbers(fail_at=77), workers=workers)
+
+
+class Deadly(Numbers):
+    """A dataset that ends whatever process reads sample 50 of it, but this one."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index == 50 and os.getpid() != HERE:
+            os._exit(9)
+        return super().__getitem__(index)
+
+
+def test_a_reading_process_that_is_killed_is_an_error_with_a_hint() -> None:
+    with pytest.raises(DatasetError, match="was ended") as caught:
+        Commitment.of(Deadly(), workers=2)
+    assert WORKERS in caught.value.hint
+    assert module._shared is None
 
 
 def test_an_interrupted_commitment_goes_on(tmp_path: Path) -> None:

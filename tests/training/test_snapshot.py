@@ -48,12 +48,23 @@ def test_a_copy_holds_the_bytes_of_every_dtype_and_layout() -> None:
         "negative": torch.randn(3, dtype=torch.complex64).conj().imag,
         "empty": torch.empty(0, 3),
         "single": torch.tensor(3.5),
+        "truths of any byte": torch.arange(256).to(torch.uint8).view(torch.bool),
+        "some of them": torch.arange(256).to(torch.uint8).view(torch.bool)[1::3],
     }
     tensors = plain | odd
     buffers, events = Room().fill(tensors)
     assert events == [], "nothing is on its way from a GPU"
     for name, tensor in tensors.items():
         assert bytes(buffers[name]) == bytes(tensor_bytes(tensor)), name
+
+
+def test_a_truth_of_any_byte_is_put_back_as_it_was() -> None:
+    state = training()
+    state.model.register_buffer("mask", torch.tensor([0, 1, 255, 7], dtype=torch.uint8).view(torch.bool))
+    kept = copy_state(state, Room()).snapshot()
+    state.model.mask.fill_(True)
+    state.restore(kept)
+    assert take(state).manifest == kept.manifest == borrow(state).snapshot().manifest
 
 
 def test_a_copy_stays_when_training_goes_on_and_a_borrowed_state_does_not() -> None:

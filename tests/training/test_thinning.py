@@ -16,10 +16,10 @@ import pytest
 from polchain.cli.app import main
 from polchain.core.claim import Claim, checkpoint_name
 from polchain.core.entries import CheckpointEntry, parse_entry
-from polchain.errors import NotReproducedError, RunLockedError, UsageError
+from polchain.errors import MissingFileError, NotReproducedError, RunLockedError, UsageError
 from polchain.prover import fsck, thinning
 from polchain.prover.export import export
-from polchain.prover.status import describe
+from polchain.prover.status import CHECKED, describe
 from polchain.prover.thinned import THINNED
 from polchain.prover.thinning import thin
 from polchain.storage.checkpoints import CheckpointStore
@@ -276,3 +276,33 @@ def test_a_thinned_run_whose_key_is_rotated_is_exported_and_listed_as_any(
 def _entries(run: Path) -> list[bytes]:
     with Ledger(run) as ledger:
         return list(ledger.entries())
+
+
+def test_a_self_check_that_was_broken_off_is_made_up_for_though_its_states_are_left_out(desk: Desk) -> None:
+    """Segments 16 and 20 are due; the states before them are not stored, so the run is trained again from before."""
+    assert record(desk, "store_every=8").status == 0
+    run, checked = desk.folder / "run", json.dumps(["", "", True])
+    with Ledger(run, desk.key) as ledger:
+        ledger.set_note(CHECKED, "8")
+    done = desk.run(PRANK=checked)
+    assert done.status == 0, done.output
+    assert describe(run).self_check == 20
+
+
+def test_thinning_says_what_is_not_there(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert record(desk).status == 0
+    run = desk.folder / "run"
+    with Ledger(run) as ledger:
+        lost = next(e for e in map(parse_entry, ledger.entries()) if isinstance(e, CheckpointEntry) and e.step == 20)
+    (run / checkpoint_name(lost.state)).unlink()
+    words = ["thin", str(run), "--keep-every", "10", "--data", str(desk.folder)]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "the states of steps 20; see `polchain fsck`" in said.err
+    assert main(words) == 0
+    assert "nothing: no more than one in 10 steps is stored" in capsys.readouterr().out
+
+
+def test_no_run_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no run at"):
+        thin(tmp_path / "none", 10, tmp_path)
