@@ -61,7 +61,10 @@ def summary(rows: Any) -> str:
     """What all of it costs whom, in a few lines."""
     lines = []
     for row in rows:
-        lost = {every: f"{number(100 * (1 - one['rate']), 2)} %" for every, one in row["every"].items()}
+        lost = {
+            every: f"{number(100 * (1 - one['rate']), 2)} %" if one["rate"] < 1 else "none"
+            for every, one in row["every"].items()
+        }
         checks = row["every"]["100"]
         lines.append(
             f"- **Training** {row['example']} loses {lost['100']} of its steps a second with a commit every 100 steps, "

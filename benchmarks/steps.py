@@ -1,6 +1,6 @@
 """Steps per second with and without recording; replay against training.
 
-    python -m benchmarks.steps [--steps 1000] [--rounds 3]
+    python -m benchmarks.steps [--steps 1000] [--rounds 3] [--only GPT]
 
 Both examples as they are, in processes that take turns: not recorded (`enabled=False`), and recorded every 100 and
 every 10 steps. Counted are the steps after the first twenty: all of them, and those of them apart during which no
@@ -30,7 +30,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, Result, machine, write
+from benchmarks.common import ROOT, Result, machine, read, write
 from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 
@@ -139,12 +139,14 @@ def replay(run_folder: Path, key: PrivateKey) -> Result:
     }
 
 
-def measure(steps: int, rounds: int, folder: Path) -> list[Result]:
-    """A row for each example."""
+def measure(steps: int, rounds: int, folder: Path, only: str = "") -> list[Result]:
+    """A row for each example, or for those whose name begins so."""
     key = PrivateKey.generate()
     write_key(folder / "key", key, None)
     found = []
     for name, script in EXAMPLES.items():
+        if not name.startswith(only):
+            continue
         seen: dict[int, list[Result]] = {every: [] for every in (0, *EVERY)}
         for number in range(rounds):
             for every in (0, *EVERY) if number % 2 == 0 else (*EVERY[::-1], 0):
@@ -176,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="examples whose name begins so; the rows of others stay as they are")
     parser.add_argument("--drive", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -184,7 +187,10 @@ def main() -> None:
         return
     about = machine()
     with tempfile.TemporaryDirectory() as name:
-        rows = measure(options.steps, options.rounds, Path(name))
+        rows = measure(options.steps, options.rounds, Path(name), options.only)
+    old = read("steps") if options.only else None
+    kept = {row["example"]: row for row in (*(old["rows"] if old is not None else ()), *rows)}
+    rows = [kept[name] for name in EXAMPLES if name in kept]
     write("steps", rows, about)
     print(json.dumps(rows, indent=1))
 
