@@ -97,10 +97,9 @@ def survey(intact: IntactClaim) -> Survey:
     changed, remarks = settings.result(len(segments))
     flags += [*changed, *outliers(measured, losses, [segment.steps for segment in segments])]
     if unmeasured:
-        which = "segment is" if len(unmeasured) == 1 else "segments are"
         remarks.append(
-            f"screens and largest updates: states are not disclosed, and the update of {len(unmeasured)} of "
-            f"{len(segments)} {which} taken at the log's word"
+            f"screens and largest updates: where states are not disclosed, the log is taken at its word: "
+            f"{len(unmeasured)} of {len(segments)} updates"
         )
     travelled = math.nan if initial is None or before is None else distance(initial, before).l2
     return Survey(

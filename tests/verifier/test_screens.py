@@ -361,8 +361,7 @@ def test_where_a_state_is_not_disclosed_that_is_said_and_there_is_no_swap_bound(
     found = survey(intact)
     assert found.unmeasured == (49, 50)
     assert found.remarks == (
-        "screens and largest updates: not checked where states are not disclosed: 2 of 120 segments are as large as "
-        "their entries claim",
+        "screens and largest updates: where states are not disclosed, the log is taken at its word: 2 of 120 updates",
     )
     entry = checkpoints_of(claim)[50]
     assert entry.update is not None

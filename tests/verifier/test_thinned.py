@@ -129,7 +129,7 @@ def test_a_claim_of_stored_states_is_verified_as_the_whole_one_and_no_step_is_tr
     assert (verdict.bound, verdict.behaviour, verdict.reasons) == (whole.bound, whole.behaviour, whole.reasons)
     # What was not looked at is said.
     assert not verdict.swap.checked
-    said = "screens and largest updates: states are not disclosed, and the update of 12 of 12 segments"
+    said = "screens and largest updates: where states are not disclosed, the log is taken at its word: 12 of 12"
     assert any(remark.startswith(said) for remark in verdict.remarks)
     assert main(["verify", str(stored), "--integrity-only"]) == 0
     assert "INTACT" in capsys.readouterr().out
