@@ -112,13 +112,12 @@ def steps(rows: Any) -> str:
             rates_of = (number(1 / one["step"]), number(one["rate"]), number(one["rate_all"]))
             checks = f"{one['checks']}, {number(one['check_seconds'])} s"
             cells = *rates_of, checks, number(one["end"]), size(one["peak_bytes"])
-            lines.append((f"{row['example']}, k = {every}", *cells))
+            lines.append((f"{row['example']}, k = {every}, {row['steps']:,} steps", *cells))
         for every, least in (("100", 0.98), ("10", 0.90)):
             rate = row["every"][every]["rate"]
             what = f"{row['example']}, k = {every}: at least {least} of the steps a second, self-checks apart"
             found.append(_target(what, rate >= least, number(rate)))
-    head = ["", "steps/s", "of not recorded", f"self-checks included, {rows[0]['steps']:,} steps"]
-    head += ["self-checks", "end, s", "peak memory"]
+    head = ["", "steps/s", "of not recorded", "self-checks included", "self-checks", "end, s", "peak memory"]
     return table(head, lines) + "\n\n" + "\n".join(found)
 
 

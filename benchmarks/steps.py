@@ -38,6 +38,7 @@ DATA = ROOT / "examples" / "data"
 EXAMPLES = {"ResNet-20": "resnet_digits.py", "GPT": "gpt_shakespeare.py"}
 RUNS = {"ResNet-20": "resnet-digits", "GPT": "gpt-shakespeare"}
 EVERY = (100, 10)
+COUNTED = ("step_all", "checks", "check_seconds", "end", "peak_bytes")
 WARM = 20  # or half of a shorter run
 REPLAYED = 100
 
@@ -74,14 +75,15 @@ def drive(script: str, every: int, steps: int, more: Sequence[str]) -> None:
     sys.stdout = out
     assert len(marks) == steps, f"{len(marks)} steps of {steps}"
     warm = min(WARM, steps // 2)
+    spans = list(pairwise(marks))
     free = [
-        after - before
-        for before, after in pairwise(marks[warm - 1 :])
-        if not any(begun < after and before < done for begun, done in checks)
+        number
+        for number, (before, after) in enumerate(spans)
+        if number >= warm - 1 and not any(begun < after and before < done for begun, done in checks)
     ]
     found = {
-        "step": statistics.fmean(free) if free else math.nan,
-        "free": len(free),
+        "spans": [after - before for before, after in spans],
+        "free": free,
         "step_all": (marks[-1] - marks[warm - 1]) / (steps - warm),
         "checks": len(checks),
         "check_seconds": sum(done - begun for begun, done in checks),
@@ -152,21 +154,33 @@ def measure(steps: int, rounds: int, folder: Path, only: str = "") -> list[Resul
             for every in (0, *EVERY) if number % 2 == 0 else (*EVERY[::-1], 0):
                 here = folder / f"{RUNS[name]}-{every}-{number}"
                 seen[every].append(run(here, script, every, steps))
-                print(name, every, seen[every][-1], file=sys.stderr, flush=True)
-        row: Result = {"example": name, "steps": steps, "off": _middle(seen[0], "step"), "every": {}}
+                shown = {key: seen[every][-1][key] for key in COUNTED}
+                print(name, every, _mean(seen[every][-1], seen[every][-1]["free"]), shown, file=sys.stderr, flush=True)
+        row: Result = {"example": name, "steps": steps, "off": _middle(seen[0], "step_all"), "every": {}}
         row["off_peak"] = _middle(seen[0], "peak_bytes")
         for every in EVERY:
             row["every"][str(every)] = {
-                "rate": statistics.median(b["step"] / a["step"] for a, b in zip(seen[every], seen[0], strict=True)),
+                "rate": statistics.median(_rate(a, b) for a, b in zip(seen[every], seen[0], strict=True)),
                 "rate_all": statistics.median(
                     b["step_all"] / a["step_all"] for a, b in zip(seen[every], seen[0], strict=True)
                 ),
-                **{name: _middle(seen[every], name) for name in seen[every][0]},
+                "step": statistics.median(_mean(one, one["free"]) for one in seen[every]),
+                "free": statistics.median(len(one["free"]) for one in seen[every]),
+                **{name: _middle(seen[every], name) for name in COUNTED},
             }
         run_folder = folder / f"{RUNS[name]}-{REPLAYED}-0" / "runs" / RUNS[name]
         row["replay"] = replay(run_folder, key)
         found.append(row)
     return found
+
+
+def _mean(one: Result, steps: Sequence[int]) -> float:
+    return statistics.fmean(one["spans"][number] for number in steps) if steps else math.nan
+
+
+def _rate(recorded: Result, off: Result) -> float:
+    """Of the steps a second without recording, over the same steps: early ones take longer than late ones."""
+    return _mean(off, recorded["free"]) / _mean(recorded, recorded["free"])
 
 
 def _middle(items: list[Result], name: str) -> Any:
