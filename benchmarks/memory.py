@@ -45,7 +45,7 @@ def peaks_of(megabytes: int, rounds: int, folder: Path) -> Result:
             here = folder / f"{every}-{number}"
             seen = run(here, str(RECIPE), every, STEPS, "--megabytes", str(megabytes))
             peaks[every].append(seen["peak_bytes"])
-            print(every, seen, file=sys.stderr, flush=True)
+            print(every, seen["peak_bytes"], file=sys.stderr, flush=True)
     states = list((folder / f"{EVERY}-0" / "runs" / "wide" / "checkpoints").iterdir())
     state = max(path.stat().st_size for path in states)
     off, on = (statistics.median(peaks[every]) for every in (0, EVERY))

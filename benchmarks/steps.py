@@ -61,7 +61,7 @@ def drive(script: str, every: int, steps: int, more: Sequence[str]) -> None:
 
     SelfCheck._check = watched  # type: ignore[method-assign]
     peaks = [0]
-    threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
+    threading.Thread(target=_watch, args=(peaks, 0.05 if steps > 100 else 0.004), daemon=True).start()
     register_optimizer_step_post_hook(lambda *_: marks.append(time.perf_counter()))
     if not every:
         polchain.record, polchain.train = (
@@ -93,12 +93,12 @@ def drive(script: str, every: int, steps: int, more: Sequence[str]) -> None:
     print(json.dumps(found))
 
 
-def _watch(peaks: list[int]) -> None:
+def _watch(peaks: list[int], pause: float) -> None:
     """The most memory of this process' own: pages of files that are mapped are the kernel's to take back."""
     while True:
         kinds = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         peaks[0] = max(peaks[0], sum(1024 * int(kinds[kind].split()[0]) for kind in ("RssAnon", "RssShmem")))
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def run(folder: Path, script: str, every: int, steps: int, *more: str) -> Result:
