@@ -18,7 +18,7 @@ from polchain.prover.anchoring import upgrade_from
 from polchain.prover.anchorlog import Published, opened, source_of
 from polchain.prover.sources import Sources, attempt
 from polchain.prover.waiting import not_final
-from polchain.storage.headfile import HEAD
+from polchain.storage.headfile import read_head
 from polchain.storage.ledger import Ledger
 
 __all__ = ["Events", "Follower"]
@@ -77,7 +77,7 @@ class Follower:
     timeout: float = 3600.0
     _steps: list[int] = field(default_factory=list)  # the step that each entry leaves the run at
     _finished: bool = False
-    _seen: tuple[int, int, int] | None = None
+    _seen: bytes = b""
     _retries: dict[str, _Retry] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
     _pending: bool = True  # whether a receipt may still become final, as far as it was looked
@@ -128,13 +128,8 @@ class Follower:
         return list(self._found.values())
 
     def _look(self) -> None:
-        """Read what was committed since; a head.note that is the same file means that nothing was."""
-        seen: tuple[int, int, int] | None
-        try:
-            stat = (self.run / HEAD).stat()
-            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        except FileNotFoundError:
-            seen = None
+        """Read what was committed since; the same head.note means that nothing was."""
+        seen = read_head(self.run)
         if seen and seen == self._seen:
             return
         with Ledger(self.run) as ledger:

@@ -29,7 +29,7 @@ from polchain.prover.privacy import kept_secret
 from polchain.prover.thinned import THINNED, Thinning
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
 from polchain.storage.database import DATABASE
-from polchain.storage.headfile import HEAD
+from polchain.storage.headfile import HEAD, read_head
 from polchain.storage.ledger import Ledger
 from polchain.storage.lock import locked
 from polchain.storage.runs import no_run
@@ -104,8 +104,7 @@ def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
                 found.mended.append(found.leftovers[-1])
     except EvidenceError as error:
         found.damage.append(f"{DATABASE}: {error}")
-    path, last = found.path / HEAD, ledger.head()
-    published = path.read_bytes() if path.exists() else b""
+    published, last = read_head(found.path), ledger.head()
     if published == last:
         return
     if published:
@@ -122,7 +121,7 @@ def _check_ledger(ledger: Ledger, found: Health, repair: bool) -> None:
             return
     found.leftovers.append(f"{HEAD} is behind the ledger" if published else f"{HEAD} is not there")
     if repair and not found.damage:
-        write_durably(path, last)
+        write_durably(found.path / HEAD, last)
         found.mended.append(found.leftovers[-1])
 
 

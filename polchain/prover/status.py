@@ -17,7 +17,7 @@ from polchain.prover.anchored import AnchorBook, Kept, Trouble
 from polchain.prover.pipeline import HELD, Held
 from polchain.prover.thinned import THINNED, Thinning
 from polchain.storage.checkpoints import CheckpointStore
-from polchain.storage.headfile import HEAD
+from polchain.storage.headfile import HEAD, read_head
 from polchain.storage.ledger import Ledger
 
 # Names of the ledger's private notes that the self-check keeps.
@@ -177,9 +177,10 @@ def describe(run: Path) -> Status:
         more = f" and {len(missing_steps) - NAMED} more" if len(missing_steps) > NAMED else ""
         what = "state of step" if len(missing_steps) == 1 else "states of steps"
         missing.append(f"the {what} {named}{more}: not kept, or gone")
-    if not (run / HEAD).exists():
+    published = read_head(run)
+    if not published:
         missing.append(f"{HEAD}: the next writer puts it back")
-    elif (run / HEAD).read_bytes() != note:
+    elif published != note:
         missing.append(f"{HEAD} is not the last head: the next writer mends it if it is behind")
     if genesis.recipe is not None:
         missing += [f"recipe/{ref.path}" for ref in genesis.recipe.files if not (run / "recipe" / ref.path).is_file()]

@@ -34,7 +34,7 @@ from polchain.errors import ChainError, FormatError, KeyMismatchError, StorageEr
 from polchain.storage.checking import check_entries
 from polchain.storage.checkpoints import make_folder, sync_folder
 from polchain.storage.database import DATABASE, Database
-from polchain.storage.headfile import check_published, mend_head, write_head
+from polchain.storage.headfile import HeadFile, check_published, mend_head
 from polchain.storage.lock import give_back, take
 from polchain.storage.logtree import LogTree, no_entry
 from polchain.storage.runs import no_run
@@ -60,6 +60,7 @@ class Ledger:
         if not (folder / DATABASE).exists():
             raise no_run(folder)
         self.key = key
+        self._head_file = HeadFile(folder)
         self._lock = take(folder) if key is not None else None
         try:
             self.db = Database(folder / DATABASE)
@@ -75,7 +76,7 @@ class Ledger:
                     )
                 check_published(folder, self.db, self.size)
                 self._check_root()
-                mend_head(folder, self.db, self.size, lambda note: self.keys.open(note, self.origin))
+                mend_head(self._head_file, self.db, self.size, lambda note: self.keys.open(note, self.origin))
                 self.tree.keep()
         except sqlite3.Error as error:
             self._unlock()
@@ -138,6 +139,8 @@ class Ledger:
     def close(self) -> None:
         """Close the database and give back the lock."""
         self.db.close()
+        if self._lock is not None:
+            self._head_file.close()
         self._unlock()
 
     @property
@@ -191,7 +194,7 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"the ledger refused an entry: {error}", hint="free some space, then go on") from error
         tree.frontier, tree.edge, tree.changes, tree.keys = grown, edge, changes, keys
-        write_head(self.folder, note)
+        self._head_file.write(note)
         return head
 
     def entries(self, start: int = 0) -> Iterator[bytes]:

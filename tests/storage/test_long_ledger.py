@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,9 @@ from polchain.core.genesis import Genesis
 from polchain.core.keys import PrivateKey
 from polchain.core.manifest import GROUPS
 from polchain.core.merkle import check_consistency, check_inclusion, leaf_hash
-from polchain.errors import ChainError, EvidenceError, MissingFileError, PolchainError
+from polchain.errors import ChainError, EvidenceError, MissingFileError, PolchainError, StorageError
 from polchain.storage.database import DATABASE
-from polchain.storage.headfile import replace_file
+from polchain.storage.headfile import SPARE, HeadFile, read_head
 from polchain.storage.ledger import Ledger
 from polchain.storage.logtree import LogTree
 
@@ -235,14 +237,68 @@ def test_the_first_of_two_damages_is_said(run: Path, monkeypatch: pytest.MonkeyP
         ledger.check()
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "head.note"
-    for exchange in (True, False):
-        if not exchange:
-            monkeypatch.setattr("polchain.storage.headfile._exchange", lambda *_: -1)
-        for data in (b"one", b"another", b"3"):
-            replace_file(path, data)
-            assert path.read_bytes() == data
-            assert [one.name for one in tmp_path.iterdir()] == ["head.note"]
-    with pytest.raises(OSError, match="No such file"):
-        replace_file(tmp_path / "nowhere" / "head.note", b"x")
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_head_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
+    if not exchanges:
+        monkeypatch.setattr("polchain.storage.headfile._exchange", lambda *_: -1)
+    file = HeadFile(tmp_path)
+    assert read_head(tmp_path) == b""
+    for data in (b"one", b"two", b"six", b"another", b"3", b"4" * 600, b"5" * 600, b"6" * 600):
+        file.write(data)
+        assert read_head(tmp_path) == data
+    file.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["head.note"]
+    with pytest.raises(StorageError, match="No such file"):
+        HeadFile(tmp_path / "nowhere").write(b"x")
+
+
+def test_a_head_that_somebody_keeps_is_never_written_to(tmp_path: Path) -> None:
+    file, kept = HeadFile(tmp_path), tmp_path / "kept"
+    for number in range(10):
+        file.write(b"head %d" % number)
+        os.link(file.path, kept)
+        file.write(b"next %d" % number)
+        file.write(b"last %d" % number)
+        assert kept.read_bytes() == b"head %d" % number
+        kept.unlink()
+
+
+SPARES: dict[str, Callable[[Path], object]] = {
+    "a link": lambda spare: spare.symlink_to(spare.with_name("mine")),
+    "a pipe": os.mkfifo,
+    "longer": lambda spare: spare.write_bytes(b"half of something else"),
+    "of the same length": lambda spare: spare.write_bytes(b"half a head"),
+}
+
+
+@pytest.mark.parametrize("kind", SPARES)
+def test_a_spare_file_that_was_left_is_replaced(tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"the owner's")
+    SPARES[kind](tmp_path / SPARE)
+    file = HeadFile(tmp_path)
+    file.write(b"the head 1.")
+    assert read_head(tmp_path) == b"the head 1."
+    file.write(b"the head 2.")
+    assert (read_head(tmp_path), mine.read_bytes()) == (b"the head 2.", b"the owner's")
+    file.close()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["head.note", "mine"]
+
+
+def test_a_reader_sees_whole_heads(tmp_path: Path) -> None:
+    notes = [bytes([letter]) * 400 for letter in b"abcdefgh"]
+    file, seen, over = HeadFile(tmp_path), set(), threading.Event()
+    file.write(notes[0])
+
+    def read() -> None:
+        while not over.is_set():
+            seen.add(read_head(tmp_path))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(4000):
+        file.write(notes[number % 8])
+    over.set()
+    reader.join()
+    assert seen <= set(notes)
+    assert len(seen) > 1
