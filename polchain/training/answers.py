@@ -25,7 +25,7 @@ from polchain.core.genesis import Configuration
 from polchain.core.manifest import Manifest, Snapshot
 from polchain.errors import DatasetError, FormatError, PolchainError, RecipeError, WorkerError
 from polchain.training.fence import Room
-from polchain.training.wire import Bounds, Message, receive
+from polchain.training.wire import Bounds, Message, Reduce, receive
 from polchain.training.words import Words, printable
 
 __all__ = ["Answers", "Closing", "fingerprint_of", "rows_of"]
@@ -143,7 +143,10 @@ class Answers:
         return Configuration.parse(self.expect("draft").fields().fields("configuration"))
 
     def expect(
-        self, kind: str, bounds: Bounds | None = NO_BLOBS, each: Callable[[bytearray], bytes] | None = None
+        self,
+        kind: str,
+        bounds: Bounds | None = NO_BLOBS,
+        each: Reduce | None = None,
     ) -> Message:
         """The next answer, of this type.
 

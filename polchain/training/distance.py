@@ -86,6 +86,7 @@ def update_size(before: Snapshot, after: Snapshot) -> Update:
     The size of an update is in a signed entry: its last bit does not depend on how many threads torch has.
     """
     squares = linf = 0.0
+    rooms = np.empty((2, BLOCK))  # fresh memory for each tensor would scatter over the heap
     for left, right in _rows(before, after, is_parameter):
         if left is None or right is None:
             return Update(math.inf, math.inf)
@@ -95,7 +96,7 @@ def update_size(before: Snapshot, after: Snapshot) -> Update:
             if not all(bool(torch.isfinite(piece.to(torch.float64)).all()) for piece in a.split(BLOCK)):
                 return Update(math.inf, math.inf)
             continue
-        total, largest = _moved(a, b)
+        total, largest = _moved(a, b, rooms)
         if not math.isfinite(largest):
             return Update(math.inf, math.inf)
         squares += total
@@ -103,15 +104,15 @@ def update_size(before: Snapshot, after: Snapshot) -> Update:
     return Update(math.sqrt(squares), linf)
 
 
-def _moved(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
+def _moved(a: torch.Tensor, b: torch.Tensor, rooms: np.ndarray) -> tuple[float, float]:
     """The sum of squares of b - a in float64, and the largest element; a and b are flat. A block at a time, which
     numpy sums: torch would share the sum out among its threads, and round as they do."""
-    block = np.empty(min(a.numel(), BLOCK), dtype=np.float64)
     squares = largest = 0.0
     for at in range(0, a.numel(), BLOCK):
-        gap = block[: min(BLOCK, a.numel() - at)]
+        length = min(BLOCK, a.numel() - at)
+        gap, other = (room[:length] for room in rooms)
         part = torch.from_numpy(gap)
-        part.copy_(a[at : at + BLOCK]).sub_(b[at : at + BLOCK].to(torch.float64)).abs_()
+        part.copy_(a[at : at + length]).sub_(torch.from_numpy(other).copy_(b[at : at + length])).abs_()
         top = float(part.max())
         if not math.isfinite(top):
             return math.inf, math.inf

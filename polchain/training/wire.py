@@ -13,27 +13,32 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from polchain.core.digest import Digest, blake3
+from polchain.core.digest import Digest, blake3_of
 from polchain.core.encoding import JSON, Fields, decode, encode
 from polchain.core.manifest import Manifest, Snapshot, TensorRow
 from polchain.errors import FormatError, PolchainError, WorkerError
 from polchain.training.words import Words, printable
 
-__all__ = ["Bounds", "Hashing", "Message", "receive", "send", "snapshot_of", "state_message"]
+__all__ = ["Bounds", "Hashing", "Message", "Reduce", "receive", "send", "snapshot_of", "state_message"]
 
 HEADER_LIMIT = 64 * 1024 * 1024
 BLOB_LIMIT = 1 << 40
 MAX_BLOBS = 4_000_000
 PIECE = 64 * 1024 * 1024
+BUFFER = 1024 * 1024
 UNKNOWN = Digest("blake3", bytes(32))
 
 SIZE_DIGITS = 20  # what a blob's size takes in a header
 SMALL_HEADER = 1024 * 1024
 SPARE_ROWS = 1024
 SPARE_BYTES = 64 * 1024 * 1024
+
+
+# What to keep of a blob, of its size and its pieces; each piece is gone with the next.
+Reduce = Callable[[int, Iterator[memoryview]], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ def receive(
     bounds: Bounds | None = None,
     deadline: float | None = None,
     words: Words | None = None,
-    each: Callable[[bytearray], bytes] | None = None,
+    each: Reduce | None = None,
 ) -> Message:
     """Read one message.
 
@@ -125,7 +130,7 @@ def receive(
         bounds: the most that it may have.
         deadline: a `time.monotonic()` after which to give up.
         words: what the other side prints, to be emptied meanwhile: who waits for a reader does not answer.
-        each: what to keep of each blob in its place, as soon as it is there.
+        each: what to keep of each blob in its place.
 
     Raises:
         WorkerError: the stream ended, the deadline passed, or the message is malformed or over a limit.
@@ -146,8 +151,13 @@ def receive(
         raise WorkerError(f"the replaying process sent nonsense: {error}") from error
     blobs: list[bytes | bytearray] = []
     for size in _checked(sizes, kind, bounds):
-        blob = _exactly(stream, size, deadline, words)
-        blobs.append(blob if each is None else each(blob))
+        if each is None:
+            blobs.append(_exactly(stream, size, deadline, words))
+            continue
+        pieces = _pieces(stream, size, deadline, words)
+        blobs.append(each(size, pieces))
+        for _ in pieces:
+            pass  # whatever it had no use for
     return Message(kind, body, blobs)
 
 
@@ -200,16 +210,16 @@ def snapshot_of(message: Message, skip: int = 0) -> tuple[Manifest, dict[str, me
 class Hashing:
     """For a state message (see `receive`): its rows are kept, and of each tensor no more than its digest.
 
-    A state is as large as training makes it; whoever wants to know which one it is needs one tensor of it at a time.
+    A state is as large as training makes it; whoever wants to know which one it is needs one piece of it at a time.
     """
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
 
-    def __call__(self, blob: bytearray) -> bytes:
+    def __call__(self, size: int, pieces: Iterator[memoryview]) -> bytes:
         """What is kept of a blob, in the order in which they come."""
-        self._sizes.append(len(blob))
-        return bytes(blob) if len(self._sizes) == 1 else blake3(blob).value
+        self._sizes.append(size)
+        return b"".join(map(bytes, pieces)) if len(self._sizes) == 1 else blake3_of(pieces).value
 
     def snapshot(self, message: Message) -> Snapshot:
         """The rows with the digests of the bytes that came; no tensors.
@@ -228,24 +238,40 @@ class Hashing:
 
 
 def _exactly(stream: socket.socket, size: int, deadline: float | None, words: Words | None = None) -> bytearray:
-    data = bytearray()
+    data = bytearray(min(size, PIECE))
     done = 0
-    stream.settimeout(None)
     while done < size:
         if done == len(data):
             # Piece by piece: what was announced takes no memory before it is sent.
             data += bytes(min(size - done, PIECE))
+        with memoryview(data) as view:
+            _fill(stream, view[done:], deadline, words)
+        done = len(data)
+    return data
+
+
+def _pieces(stream: socket.socket, size: int, deadline: float | None, words: Words | None) -> Iterator[memoryview]:
+    """So many bytes of the stream, in one buffer after the other."""
+    buffer = memoryview(bytearray(min(size, BUFFER)))
+    for start in range(0, size, BUFFER):
+        piece = buffer[: min(size - start, BUFFER)]
+        _fill(stream, piece, deadline, words)
+        yield piece
+
+
+def _fill(stream: socket.socket, view: memoryview, deadline: float | None, words: Words | None) -> None:
+    stream.settimeout(None)
+    done = 0
+    while done < len(view):
         if deadline is not None or words is not None:
             _await(stream, deadline, words)
         try:
-            with memoryview(data) as view:
-                count = stream.recv_into(view[done:])
+            count = stream.recv_into(view[done:])
         except OSError as error:
             raise WorkerError("the replaying process went away") from error
         if count == 0:
             raise WorkerError("the replaying process ended in the middle of an answer")
         done += count
-    return data
 
 
 def _await(stream: socket.socket, deadline: float | None, words: Words | None) -> None:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -459,5 +459,5 @@ def _state(answers: Answers, kind: str, bounds: Bounds | None, tensors: bool) ->
     return answer, Snapshot(rehash(rows, buffers), buffers)
 
 
-def _leaf(encoding: bytearray) -> bytes:
-    return sample_leaf(bytes(encoding))
+def _leaf(_: int, pieces: Iterator[memoryview]) -> bytes:
+    return sample_leaf(b"".join(map(bytes, pieces)))

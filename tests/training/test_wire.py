@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import struct
 import threading
@@ -18,7 +19,17 @@ from polchain.core.encoding import JSON, encode
 from polchain.core.manifest import AliasRow, Manifest, ScalarRow, Snapshot, TensorRow
 from polchain.errors import WorkerError
 from polchain.training.snapshot import rehash
-from polchain.training.wire import HEADER_LIMIT, Bounds, Message, receive, send, snapshot_of, state_message
+from polchain.training.wire import (
+    BUFFER,
+    HEADER_LIMIT,
+    Bounds,
+    Hashing,
+    Message,
+    receive,
+    send,
+    snapshot_of,
+    state_message,
+)
 from polchain.training.words import Words
 
 
@@ -155,7 +166,18 @@ def test_the_bounds_of_a_state_follow_from_states_like_it() -> None:
 def test_blobs_are_reduced_as_they_come(pair: tuple[socket.socket, socket.socket]) -> None:
     left, right = pair
     send(left, Message("samples", {}, [b"one", b"three"]))
-    assert receive(right, each=lambda blob: b"%d" % len(blob)).blobs == [b"3", b"5"]
+    assert receive(right, each=lambda size, _: b"%d" % size).blobs == [b"3", b"5"]
+
+
+@pytest.mark.parametrize("size", [0, 1, BUFFER - 1, BUFFER, 2 * BUFFER, 3 * BUFFER + 7])
+def test_a_blob_of_any_size_comes_in_pieces(pair: tuple[socket.socket, socket.socket], size: int) -> None:
+    left, right = pair
+    blob = random.Random(size).randbytes(size)
+    speaker = threading.Thread(target=send, args=(left, Message("x", {}, [blob, blob, b"end"])))
+    speaker.start()
+    hashing = Hashing()
+    assert receive(right, each=hashing).blobs == [blob, blake3(blob).value, blake3(b"end").value]
+    speaker.join()
 
 
 def test_what_is_printed_is_taken_while_an_answer_is_awaited(pair: tuple[socket.socket, socket.socket]) -> None:
