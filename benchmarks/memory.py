@@ -6,12 +6,16 @@ A recipe with a large state and short steps (benchmarks/recipes/wide.py), so tha
 in processes that take turns; and the same with a small state, which shows what the program itself takes. Memory is the
 peak of the training process' own (pages of files that are mapped are the kernel's to take back); its self-checks replay
 in another process, which is left out.
+
+Where glibc's heap holds the training's tensors, what is put between them by others scatters them. So all is measured
+twice: with the heap as it is, and with whatever is larger than 64 KiB in pages of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -24,18 +28,19 @@ from polchain.storage.keyfile import write_key
 
 RECIPE = ROOT / "benchmarks" / "recipes" / "wide.py"
 STEPS, EVERY = 24, 2
-SMALL = 1  # megabyte
+SMALL = 40  # megabytes: a tensor of it is larger than what sums and digests are made from at a time
+HEAPS = {"as it is": {}, "apart": {"MALLOC_MMAP_THRESHOLD_": "65536"}}  # bytes
 
 
-def measure(megabytes: int, rounds: int, folder: Path) -> Result:
+def measure(heap: str, megabytes: int, rounds: int, folder: Path) -> Result:
     """One row: both peaks, and how many states lie between them, the program apart."""
-    row, small = (peaks_of(size, rounds, folder / str(size)) for size in (megabytes, SMALL))
+    row, small = (peaks_of(heap, size, rounds, folder / f"{heap}-{size}") for size in (megabytes, SMALL))
+    states = ((row["on"] - row["off"]) - (small["on"] - small["off"])) / (row["state_bytes"] - small["state_bytes"])
     program = small["on"] - small["off"] - 2 * small["state_bytes"]
-    states = (row["on"] - row["off"] - program) / row["state_bytes"]
-    return {**row, "small": small, "program": program, "states": states}
+    return {"heap": heap, **row, "small": small, "program": program, "states": states}
 
 
-def peaks_of(megabytes: int, rounds: int, folder: Path) -> Result:
+def peaks_of(heap: str, megabytes: int, rounds: int, folder: Path) -> Result:
     """Peaks with and without recording."""
     folder.mkdir()
     write_key(folder / "key", PrivateKey.generate(), None)
@@ -43,11 +48,14 @@ def peaks_of(megabytes: int, rounds: int, folder: Path) -> Result:
     for number in range(rounds):
         for every in (0, EVERY):
             here = folder / f"{every}-{number}"
-            seen = run(here, str(RECIPE), every, STEPS, "--megabytes", str(megabytes))
+            size = ("--megabytes", str(megabytes))
+            seen = run(here, str(RECIPE), every, STEPS, *size, variables=HEAPS[heap])
             peaks[every].append(seen["peak_bytes"])
-            print(every, seen["peak_bytes"], file=sys.stderr, flush=True)
-    states = list((folder / f"{EVERY}-0" / "runs" / "wide" / "checkpoints").iterdir())
-    state = max(path.stat().st_size for path in states)
+            print(heap, megabytes, every, seen["peak_bytes"], file=sys.stderr, flush=True)
+            kept = here / "runs" / "wide" / "checkpoints"
+            if every:
+                state = max(path.stat().st_size for path in kept.iterdir())
+                shutil.rmtree(kept)
     off, on = (statistics.median(peaks[every]) for every in (0, EVERY))
     return {"state_bytes": state, "off": off, "on": on}
 
@@ -60,9 +68,9 @@ def main() -> None:
     options = parser.parse_args()
     about = machine()
     with tempfile.TemporaryDirectory() as name:
-        row = measure(options.megabytes, options.rounds, Path(name))
-    write("memory", [row], about)
-    print(json.dumps(row, indent=1))
+        rows = [measure(heap, options.megabytes, options.rounds, Path(name)) for heap in HEAPS]
+    write("memory", rows, about)
+    print(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

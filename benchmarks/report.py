@@ -79,7 +79,8 @@ def summary(rows: Any) -> str:
         )
     space = read("memory")
     if space is not None:
-        lines.append(f"- **Memory**: {number(space['rows'][0]['states'])} states, and the program.")
+        states = ", ".join(f"{row['states']:.2f}" for row in space["rows"])
+        lines.append(f"- **Memory**: {states} states, as the heap is and where it is not scattered; and the program.")
     kept = read("stored")
     for row in kept["rows"] if kept is not None else ():
         lines.append(
@@ -123,16 +124,15 @@ def steps(rows: Any) -> str:
 
 def memory(rows: Any) -> str:
     """Memory."""
-    [row] = rows
-    lines = table(
-        ["peak memory", "not recorded", "recorded, every 2 steps", "more"],
-        [
-            (f"a state of {size(one['state_bytes'])}", size(one["off"]), size(one["on"]), size(one["on"] - one["off"]))
-            for one in (row, row["small"])
-        ],
-    )
-    what = f"at most two states more, the program's {size(row['program'])} apart"
-    return f"{lines}\n\n{_target(what, row['states'] <= 2, number(row['states']) + ' states')}"
+    lines, found = [], []
+    for row in rows:
+        heap = "the heap as it is" if row["heap"] == "as it is" else "tensors in pages of their own"
+        for one in (row, row["small"]):
+            peaks = size(one["off"]), size(one["on"]), size(one["on"] - one["off"])
+            lines.append((f"a state of {size(one['state_bytes'])}, {heap}", *peaks))
+        what = f"{heap}: at most two states more, the program's {size(row['program'])} apart"
+        found.append(_target(what, round(row["states"], 2) <= 2, f"{row['states']:.2f} states"))
+    return table(["peak memory", "not recorded", "recorded, every 2 steps", "more"], lines) + "\n\n" + "\n".join(found)
 
 
 def stored(rows: Any) -> str:

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -101,8 +101,10 @@ def _watch(peaks: list[int], pause: float) -> None:
         time.sleep(pause)
 
 
-def run(folder: Path, script: str, every: int, steps: int, *more: str) -> Result:
-    """Run an example, or another recipe that takes their options, in a new process."""
+def run(
+    folder: Path, script: str, every: int, steps: int, *more: str, variables: Mapping[str, str] | None = None
+) -> Result:
+    """Run an example, or another recipe that takes their options, in a new process; with these variables, if any."""
     folder.mkdir()
     environment = {
         **os.environ,
@@ -111,6 +113,7 @@ def run(folder: Path, script: str, every: int, steps: int, *more: str) -> Result
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        **(variables or {}),
     }
     command = [sys.executable, "-m", "benchmarks.steps", "--drive", str(ROOT / "examples" / script), str(every)]
     command += ["--steps", str(steps), "--", *more]
