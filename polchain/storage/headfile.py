@@ -1,22 +1,17 @@
 """What was published of a log: head.note, and the heads that were anchored. A ledger without one of them is older.
 
-head.note is a small file that is replaced after every append, whole at each moment.
-
-Renaming over a file makes ext4 write the new one out at once (`auto_da_alloc`), which costs as much as the commit
-before it. Exchanging the two names is as atomic and does not: the file may be behind after a power loss, never torn.
-The file that gave up the name is the spare one, into which the next head is written: making one and removing it costs
-more than all the rest.
+head.note is a small file that is written over after every append, as the database beside it is: it lies in one sector,
+which a disk writes whole, and no kill interrupts. Only a reader can see half of it, for some nanoseconds; `read_head`
+does not. Whatever changes names (a new file, renamed or exchanged) makes the next commit wait for the journal.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from errno import ENOSPC
 from pathlib import Path
-from stat import S_ISREG
 from typing import Final
 
 from polchain.core.claim import HEADS
@@ -27,10 +22,7 @@ from polchain.storage.database import Database
 __all__ = ["HEAD", "HeadFile", "check_published", "mend_head", "read_head"]
 
 HEAD: Final = "head.note"
-SPARE: Final = ".head.note.spare"
 
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2  # linux/fs.h
 _SECTOR: Final = 512  # bytes that a disk writes whole
 _TRIES: Final = 9
 
@@ -91,52 +83,47 @@ class HeadFile:
     def __init__(self, folder: Path) -> None:
         self.path = folder / HEAD
         self._name = os.fsencode(self.path)
-        self._spare = os.fsencode(folder / SPARE)
+        self._partial = os.fsencode(folder / f".{HEAD}.partial")
 
     def write(self, note: bytes) -> None:
-        """Replace it, whole at each moment. Not synced: the database is the durable copy, and a note behind is mended.
+        """Put a head into it. Not synced: the database is the durable copy, and a note behind is mended.
 
         Raises:
             StorageError: the disk refused; the old note is as it was.
         """
         try:
-            if not self._reuse(note):
-                self._create(note)
-            if _exchange is None or _exchange(_AT_FDCWD, self._spare, _AT_FDCWD, self._name, _RENAME_EXCHANGE) != 0:
-                os.rename(self._spare, self._name)  # none there yet, or a file system that exchanges nothing
+            if not self._overwrite(note):
+                self._replace(note)
         except OSError as error:
             raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
 
-    def close(self) -> None:
-        """Remove the spare file, which the next writer would use or replace."""
-        with suppress(OSError):
-            os.unlink(self._spare)
-
-    def _reuse(self, note: bytes) -> bool:
-        """Write into the spare file; False where it is not a file of this length with this one name."""
+    def _overwrite(self, note: bytes) -> bool:
+        """Write into the file that is there; False where it is not a file of this length."""
         try:
-            descriptor = os.open(self._spare, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(self._name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            return False  # `_create` says what is wrong, if anything is
+            return False  # `_replace` says what is wrong, if anything is
         try:
-            found = os.fstat(descriptor)
-            # Linked elsewhere, as by a backup, it is somebody's old head; within one sector it is not torn.
-            if (found.st_nlink, found.st_size) != (1, len(note)) or not S_ISREG(found.st_mode) or len(note) > _SECTOR:
+            # Not `fstat`: once a file's time was asked for, the next write changes it, and the next commit waits for that.
+            if os.lseek(descriptor, 0, os.SEEK_END) != len(note) or len(note) > _SECTOR:
                 return False
-            return os.write(descriptor, note) == len(note)
+            return os.pwrite(descriptor, note, 0) == len(note)
+        except OSError:
+            return False
         finally:
             os.close(descriptor)
 
-    def _create(self, note: bytes) -> None:
+    def _replace(self, note: bytes) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(self._spare)
-        descriptor = os.open(self._spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            os.unlink(self._partial)
+        descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             written = os.write(descriptor, note)
         finally:
             os.close(descriptor)
         if written != len(note):
             raise OSError(ENOSPC, "no room for all of it")
+        os.rename(self._partial, self._name)
 
 
 def read_head(folder: Path) -> bytes:
@@ -145,7 +132,7 @@ def read_head(folder: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    # A file that was opened two appends ago is written again: what is read twice is whole.
+    # It may be written meanwhile: what is read twice is whole.
     last = None
     for _ in range(_TRIES):
         try:
@@ -156,16 +143,3 @@ def read_head(folder: Path) -> bytes:
             break
         last = found
     return found
-
-
-def _find_exchange() -> Callable[..., int] | None:
-    try:
-        found = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
-        return None
-    found.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-    found.restype = ctypes.c_int
-    return found
-
-
-_exchange = _find_exchange()

@@ -139,8 +139,6 @@ class Ledger:
     def close(self) -> None:
         """Close the database and give back the lock."""
         self.db.close()
-        if self._lock is not None:
-            self._head_file.close()
         self._unlock()
 
     @property

@@ -22,7 +22,7 @@ from polchain.core.manifest import GROUPS
 from polchain.core.merkle import check_consistency, check_inclusion, leaf_hash
 from polchain.errors import ChainError, EvidenceError, MissingFileError, PolchainError, StorageError
 from polchain.storage.database import DATABASE
-from polchain.storage.headfile import SPARE, HeadFile, read_head
+from polchain.storage.headfile import HeadFile, read_head
 from polchain.storage.ledger import Ledger
 from polchain.storage.logtree import LogTree
 
@@ -237,52 +237,34 @@ def test_the_first_of_two_damages_is_said(run: Path, monkeypatch: pytest.MonkeyP
         ledger.check()
 
 
-@pytest.mark.parametrize("exchanges", [True, False])
-def test_a_head_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
-    if not exchanges:
-        monkeypatch.setattr("polchain.storage.headfile._exchange", lambda *_: -1)
+def test_a_head_is_written_whole(tmp_path: Path) -> None:
     file = HeadFile(tmp_path)
     assert read_head(tmp_path) == b""
     for data in (b"one", b"two", b"six", b"another", b"3", b"4" * 600, b"5" * 600, b"6" * 600):
         file.write(data)
         assert read_head(tmp_path) == data
-    file.close()
-    assert [one.name for one in tmp_path.iterdir()] == ["head.note"]
+        assert [one.name for one in tmp_path.iterdir()] == ["head.note"]
     with pytest.raises(StorageError, match="No such file"):
         HeadFile(tmp_path / "nowhere").write(b"x")
 
 
-def test_a_head_that_somebody_keeps_is_never_written_to(tmp_path: Path) -> None:
-    file, kept = HeadFile(tmp_path), tmp_path / "kept"
-    for number in range(10):
-        file.write(b"head %d" % number)
-        os.link(file.path, kept)
-        file.write(b"next %d" % number)
-        file.write(b"last %d" % number)
-        assert kept.read_bytes() == b"head %d" % number
-        kept.unlink()
-
-
-SPARES: dict[str, Callable[[Path], object]] = {
-    "a link": lambda spare: spare.symlink_to(spare.with_name("mine")),
+FOUND: dict[str, Callable[[Path], object]] = {
+    "a link": lambda path: path.symlink_to(path.with_name("mine")),
     "a pipe": os.mkfifo,
-    "longer": lambda spare: spare.write_bytes(b"half of something else"),
-    "of the same length": lambda spare: spare.write_bytes(b"half a head"),
+    "longer": lambda path: path.write_bytes(b"half of something else"),
+    "of the same length": lambda path: path.write_bytes(b"half a head"),
 }
 
 
-@pytest.mark.parametrize("kind", SPARES)
-def test_a_spare_file_that_was_left_is_replaced(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("name", ["head.note", ".head.note.partial"])
+@pytest.mark.parametrize("kind", FOUND)
+def test_whatever_is_there_gives_way_to_the_head(tmp_path: Path, kind: str, name: str) -> None:
     mine = tmp_path / "mine"
     mine.write_bytes(b"the owner's")
-    SPARES[kind](tmp_path / SPARE)
-    file = HeadFile(tmp_path)
-    file.write(b"the head 1.")
-    assert read_head(tmp_path) == b"the head 1."
-    file.write(b"the head 2.")
-    assert (read_head(tmp_path), mine.read_bytes()) == (b"the head 2.", b"the owner's")
-    file.close()
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["head.note", "mine"]
+    FOUND[kind](tmp_path / name)
+    HeadFile(tmp_path).write(b"the head 1.")
+    assert (read_head(tmp_path), mine.read_bytes()) == (b"the head 1.", b"the owner's")
+    assert (tmp_path / "head.note").lstat().st_size == 11
 
 
 def test_a_reader_sees_whole_heads(tmp_path: Path) -> None:
