@@ -104,7 +104,7 @@ class HeadFile:
         except OSError:
             return False  # `_replace` says what is wrong, if anything is
         try:
-            # Not `fstat`: once a file's time was asked for, the next write changes it, and the next commit waits for that.
+            # Not `fstat`: once a file's time was asked for, the next write changes it, and a commit waits for that.
             if os.lseek(descriptor, 0, os.SEEK_END) != len(note) or len(note) > _SECTOR:
                 return False
             return os.pwrite(descriptor, note, 0) == len(note)
