@@ -130,7 +130,7 @@ def memory(rows: Any) -> str:
         for one in (row, row["small"]):
             peaks = size(one["off"]), size(one["on"]), size(one["on"] - one["off"])
             lines.append((f"a state of {size(one['state_bytes'])}, {heap}", *peaks))
-        what = f"{heap}: at most two states more, the program's {size(row['program'])} apart"
+        what = f"{heap}: at most 2.00 states more, to two decimals, the program's {size(row['program'])} apart"
         found.append(_target(what, round(row["states"], 2) <= 2, f"{row['states']:.2f} states"))
     return table(["peak memory", "not recorded", "recorded, every 2 steps", "more"], lines) + "\n\n" + "\n".join(found)
 

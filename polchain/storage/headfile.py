@@ -1,13 +1,14 @@
 """What was published of a log: head.note, and the heads that were anchored. A ledger without one of them is older.
 
 head.note is a small file that is written over after every append, as the database beside it is: it lies in one sector,
-which a disk writes whole, and no kill interrupts. Only a reader can see half of it, for some nanoseconds; `read_head`
-does not. Whatever changes names (a new file, renamed or exchanged) makes the next commit wait for the journal.
+which a disk writes whole, and one call writes it. Only a reader may see half of it, for an instant: `read_head` reads
+again. Whatever changes names (a new file, renamed or exchanged) makes the next commit wait for the journal.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from errno import ENOSPC
@@ -25,6 +26,8 @@ HEAD: Final = "head.note"
 
 _SECTOR: Final = 512  # bytes that a disk writes whole
 _TRIES: Final = 9
+_PAUSE: Final = 0.001  # seconds: longer than a few appends
+_LIMIT: Final = 65_537  # bytes: a note is 65,536 at most
 
 
 def check_published(folder: Path, db: Database, size: int) -> None:
@@ -49,7 +52,7 @@ def mend_head(file: HeadFile, db: Database, size: int, open_head: Callable[[byte
         ChainError: the ledger has no such head.
         FormatError, SignatureError: head.note is not a head of this log.
         RolledBackError: it is ahead of the ledger.
-        StorageError: the disk refused.
+        StorageError: it cannot be read, or the disk refused.
     """
     note = db.head(size)
     if note is None:
@@ -89,7 +92,7 @@ class HeadFile:
         """Put a head into it. Not synced: the database is the durable copy, and a note behind is mended.
 
         Raises:
-            StorageError: the disk refused; the old note is as it was.
+            StorageError: the disk refused; the old note is as it was, but for a disk that fails in the middle of it.
         """
         try:
             if not self._overwrite(note):
@@ -127,19 +130,27 @@ class HeadFile:
 
 
 def read_head(folder: Path) -> bytes:
-    """A run's head.note, empty where there is none.
+    """A run's head.note, empty where there is none; read until it is the same twice, as it may be written meanwhile.
 
     Raises:
-        OSError: it cannot be read.
+        StorageError: it cannot be read.
     """
-    # It may be written meanwhile: what is read twice is whole.
-    last = None
-    for _ in range(_TRIES):
+    found, before = b"", None
+    for number in range(_TRIES):
+        time.sleep(_PAUSE if number > 1 else 0.0)
         try:
-            found = (folder / HEAD).read_bytes()
+            descriptor = os.open(folder / HEAD, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return b""
-        if found == last:
+        except OSError as error:
+            raise StorageError(f"cannot read {folder / HEAD}: {error.strerror}") from error
+        try:
+            found = os.read(descriptor, _LIMIT)
+        except OSError as error:
+            raise StorageError(f"cannot read {folder / HEAD}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+        if found == before:
             break
-        last = found
+        before = found
     return found

@@ -2,7 +2,7 @@
 
     ledger.db    entries(number, data)   heads(size, note)   sidecar(number, committed_at)   notes(name, value)
                  tiles, changes: hashes of the tree, to be made again from the entries (`storage.tree`)
-    head.note    the last head, renamed into place after each append
+    head.note    the last head, written over after each append
     lock         held by the one process that writes, and not by what it forks
 
 An append is one transaction (WAL, synchronous=FULL): the entry goes in, is read back, the head over it is signed and

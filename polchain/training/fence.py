@@ -216,7 +216,8 @@ def _settle(limits: Limits, keep: Collection[int]) -> None:
         (resource.RLIMIT_DATA, limits.heap),
         (resource.RLIMIT_FSIZE, limits.file),
         (resource.RLIMIT_CPU, limits.seconds),
-        (resource.RLIMIT_NPROC, limits.tasks if release >= COUNTS_BY_NAMESPACE else 0),
+        # A quarter more: whoever goes on past the limit is to be counted there, and the whole room ended for it.
+        (resource.RLIMIT_NPROC, limits.tasks + limits.tasks // 4 if release >= COUNTS_BY_NAMESPACE else 0),
     ):
         if value:
             _limit(kind, value)

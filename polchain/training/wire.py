@@ -219,6 +219,7 @@ class Hashing:
     def __call__(self, size: int, pieces: Iterator[memoryview]) -> bytes:
         """What is kept of a blob, in the order in which they come."""
         self._sizes.append(size)
+        # By one thread: who asks for digests alone has a training beside.
         return b"".join(map(bytes, pieces)) if len(self._sizes) == 1 else blake3_of(pieces).value
 
     def snapshot(self, message: Message) -> Snapshot:

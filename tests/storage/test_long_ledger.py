@@ -267,6 +267,15 @@ def test_whatever_is_there_gives_way_to_the_head(tmp_path: Path, kind: str, name
     assert (tmp_path / "head.note").lstat().st_size == 11
 
 
+def test_a_head_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "head.note").mkdir()
+    with pytest.raises(StorageError, match="cannot read"):
+        read_head(tmp_path)
+    (tmp_path / "head.note").rmdir()
+    os.mkfifo(tmp_path / "head.note")
+    assert read_head(tmp_path) == b""
+
+
 def test_a_reader_sees_whole_heads(tmp_path: Path) -> None:
     notes = [bytes([letter]) * 400 for letter in b"abcdefgh"]
     file, seen, over = HeadFile(tmp_path), set(), threading.Event()

@@ -259,10 +259,9 @@ def test_a_recipe_has_no_privileges_and_gets_none(worker: Worker) -> None:
 
 
 def test_a_recipe_that_forks_without_end(worker: Worker) -> None:
-    begun = time.monotonic()
+    # By name, and not because its time was over.
     with pytest.raises((RecipeError, WorkerError), match=r"processes and threads|BlockingIOError"):
         run(worker, "import os\nwhile True:\n    os.fork()")
-    assert time.monotonic() - begun < 30
 
 
 def test_a_recipe_that_starts_threads_without_end(worker: Worker) -> None:
