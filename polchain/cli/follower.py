@@ -20,7 +20,7 @@ __all__ = ["follow", "wait_for"]
 
 LOG = "anchors/follower.log"
 # How long the end of a training waits for its last head to be sent; it need not be final.
-PATIENCE = 30.0
+PATIENCE = 15.0
 LAST_WORDS = 5.0
 PAUSE = 0.1
 

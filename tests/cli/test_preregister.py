@@ -1,6 +1,7 @@
 """Pre-registration from the command line, against a real node: bind, publish, wait for the beacon, train, verify."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -127,7 +128,9 @@ def test_a_node_that_is_away_while_it_is_waited_for_ends_nothing(
 ) -> None:
     run = tmp_path / "run"
     assert begin(place, start, run, script, "--anchor").code == 0
-    with subprocess.Popen(command(["train", run, "--wait-beacon"]), stderr=subprocess.PIPE, text=True) as waiting:
+    words = command(["train", run, "--wait-beacon"])
+    # These variables and no others: where readline is loaded, it has set COLUMNS behind Python's back.
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as waiting:
         assert waiting.stderr is not None
         assert "waiting for it" in waiting.stderr.readline()
         place.mine(DISTANCE + 3)
