@@ -92,25 +92,34 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_bytes_of_an_unbroken_o
     assert contents(broken) == contents(unbroken)
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    key, run = tmp_path / "key", tmp_path / "run"
-    write_key(key, PrivateKey.generate(), None)
-    finish(start(run, key))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run and its key, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_key(folder / "key", PrivateKey.generate(), None)
+    finish(start(folder / "run", folder / "key"))
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of this test's own."""
+    return Path(shutil.copytree(finished / "run", tmp_path / "run"))
+
+
+def test_a_finished_run_is_not_trained_again(finished: Path, run: Path) -> None:
     before = contents(run)
-    finish(start(run, key))
+    finish(start(run, finished / "key"))
     assert contents(run) == before
 
 
-def test_lost_checkpoints_are_trained_again_and_must_match_the_log(tmp_path: Path) -> None:
-    key, run = tmp_path / "key", tmp_path / "run"
-    write_key(key, PrivateKey.generate(), None)
-    finish(start(run, key))
+def test_lost_checkpoints_are_trained_again_and_must_match_the_log(finished: Path, run: Path) -> None:
     before = contents(run)
     kept = sorted((run / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     lost = {path.name: path.read_bytes() for path in kept[5:]}
     for path in kept[5:]:
         path.unlink()
-    finish(start(run, key))
+    finish(start(run, finished / "key"))
     assert contents(run) == before
     assert {name: (run / "checkpoints" / name).read_bytes() for name in lost} == lost
 
