@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 # A developer's own settings must not decide a test.
 for name in [name for name in os.environ if name.startswith("POLCHAIN_")]:
     del os.environ[name]
+
+
+# In the background of a shell without job control an interrupt is ignored, and by whatever is started there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def in_ci() -> bool:

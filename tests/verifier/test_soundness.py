@@ -282,7 +282,7 @@ def test_measured_escapes_of_partial_forgeries_lie_within_the_bound(
     source = random.Random(f"{name} {how}")
     owner = [segment.index for segment in segments for _ in range(segment.steps)]
     fixed = {pick.segment.index for pick in draw_challenge(intact, bytes(32), 0).picks}
-    trials = 1500
+    trials = 800
     for fraction in FORGED:
         for draws in (5, 30, 90):
             escaped, share, careless = 0, 1.0, 0
