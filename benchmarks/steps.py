@@ -7,8 +7,8 @@ every 10 steps. Counted are the steps after the first twenty: all of them, and t
 self-check replayed segments in its process beside the training, which halves a training that uses every core. `end` is
 what comes after the last step: the last commits, the last self-check.
 
-Of the runs that were recorded every 100 steps the claim is verified, one segment at a time: replayed steps against the
-same steps of the training that was not recorded, the start of each segment apart.
+Of each run that was recorded every 100 steps the claim is verified in its turn, one segment at a time: replayed steps
+against those of the training that was not recorded, the start of each segment apart.
 """
 
 from __future__ import annotations
@@ -153,12 +153,16 @@ def measure(steps: int, rounds: int, folder: Path, only: str = "") -> list[Resul
         if not name.startswith(only):
             continue
         seen: dict[int, list[Result]] = {every: [] for every in (0, *EVERY)}
+        replays = []
         for number in range(rounds):
             for every in (0, *EVERY) if number % 2 == 0 else (*EVERY[::-1], 0):
                 here = folder / f"{RUNS[name]}-{every}-{number}"
                 seen[every].append(run(here, script, every, steps))
                 shown = {key: seen[every][-1][key] for key in COUNTED}
                 print(name, every, _mean(seen[every][-1], seen[every][-1]["free"]), shown, file=sys.stderr, flush=True)
+                if every == REPLAYED:
+                    replays.append(replay(here / "runs" / RUNS[name], key))
+                    print(name, replays[-1], file=sys.stderr, flush=True)
         row: Result = {"example": name, "steps": steps, "off": _middle(seen[0], "step_all"), "every": {}}
         row["off_peak"] = _middle(seen[0], "peak_bytes")
         for every in EVERY:
@@ -171,8 +175,10 @@ def measure(steps: int, rounds: int, folder: Path, only: str = "") -> list[Resul
                 "free": statistics.median(len(one["free"]) for one in seen[every]),
                 **{name: _middle(seen[every], name) for name in COUNTED},
             }
-        run_folder = folder / f"{RUNS[name]}-{REPLAYED}-0" / "runs" / RUNS[name]
-        row["replay"] = replay(run_folder, key)
+        row["replay"] = {
+            "verdict": ", ".join(sorted({one["verdict"] for one in replays})),
+            **{what: _middle(replays, what) for what in ("segments", "step", "start")},
+        }
         found.append(row)
     return found
 
