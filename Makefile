@@ -59,7 +59,7 @@ gpu: setup ## the tests that need a CUDA device, and what replay costs on one
 
 # One after the other, on a machine that does nothing else; b3sum (Debian has it) is used where it is installed.
 BENCHES := hashing commit memory states gas data scale steps stored startup
-bench: setup ## measure against peers, and write the tables of docs/performance.md (about an hour, quiet machine)
+bench: setup ## measure against peers, and write the tables of docs/performance.md (three quarters of an hour, quiet machine)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt -e '.[bench]'
 	@for name in $(BENCHES); do echo "bench: $$name" >&2; $(BIN)/python -m benchmarks.$$name || exit 1; done
 	@$(BIN)/python -m benchmarks.report

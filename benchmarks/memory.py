@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import ROOT, Result, machine, write
-from benchmarks.steps import run
+from benchmarks.drive import run
 from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import Result, machine, write
-from benchmarks.steps import DATA, EXAMPLES, RUNS, run
+from benchmarks.drive import DATA, EXAMPLES, RUNS, run
 from polchain.core.keys import PrivateKey
 from polchain.storage.keyfile import write_key
 

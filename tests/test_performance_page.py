@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import chart, common, report
+from benchmarks.steps import costs
 
 
 @pytest.mark.parametrize("name", report.PARTS)
@@ -64,3 +65,14 @@ def test_tasks_take_turns() -> None:
     seconds = common.rounds(3, {"a": lambda: order.append("a"), "b": lambda: order.append("b")})
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_what_a_commit_costs_is_told_from_a_machine_that_slows_down() -> None:
+    every, copy = 20, 0.015
+    spans = [0.03 * (1 + step / 1000) + (copy if (step + 1) % every == 0 else 0.0) for step in range(199)]
+    seen = {"spans": spans, "beside": [59], "behind": [0.02] * 11}
+    taken, far = costs(seen, every)
+    assert taken == pytest.approx([copy] * 7), "commits 40 to 180, of which 60 follows a self-check"
+    assert far == pytest.approx(0.03 * 1.117, rel=0.01)
+    with pytest.raises(ValueError, match="took 9"):
+        costs({**seen, "behind": [9.0] * 11}, every)

@@ -66,7 +66,7 @@ def status(
         rows.append(("trouble", f"anchoring does not work since {_moment(trouble.since)}: {trouble.what}"))
     if found.held.commits:
         commits = output.count(found.held.commits, "commit")
-        rows.append(("waited", f"{found.held.seconds:.1f} s at {commits}, for earlier ones to be recorded"))
+        rows.append(("waited", f"{found.held.seconds:.1f} s at {commits}, to be recorded or checked"))
     if found.recipe is not None:
         rows.insert(3, ("recipe", found.recipe))
     rows += [("missing", problem) for problem in found.missing]

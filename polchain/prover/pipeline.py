@@ -128,13 +128,19 @@ class Pipeline(Generic[Room]):
             self._work.append(work)
             self._changed.notify_all()
 
-    def drain(self) -> None:
+    def drain(self, *, counted: bool = False) -> None:
         """Wait until everything is done.
+
+        Args:
+            counted: count the time as `acquire` does.
 
         Raises:
             BaseException, UnavailableError: as `acquire`.
         """
+        begun = time.monotonic()
         self._await(lambda: not self._work)
+        if counted:
+            self.held = self.held.and_for(time.monotonic() - begun)
 
     def close(self, *, quiet: bool) -> None:
         """Have what was put done, then end the thread.

@@ -234,7 +234,7 @@ class Recorder:
         last = len(committed) - 1
         for number, (before, after) in enumerate(pairwise(committed), start=1):
             stored = self.store.has(before.state) and self.store.has(after.state)
-            if self._check.due(number, after) and not stored:
+            if self._check.due(number, after.step) and not stored:
                 last = number - 1
                 break
         for index in range(last, -1, -1):

@@ -4,7 +4,8 @@
     behind      hash -> measure the update -> store (durable) -> append (durable, signed) -> acknowledged -> check
 
 There are two rooms for states. One holds the state before until the update is measured; so there are two states in
-memory at most, and a training that is faster than its recording waits for a room. An entry is acknowledged when it is
+memory at most, and a training that is faster than its recording waits for a room, or for a self-check that needs its
+cores. An entry is acknowledged when it is
 durable: what was copied and is not yet appended is lost with the process, and trained again by whoever resumes.
 """
 
@@ -58,7 +59,7 @@ class Scribe:
         self.ledger, self.store, self.order, self.check, self.shown = ledger, store, order, check, shown
         self._noted = Held.parse(ledger.note(HELD))
         self.line: Pipeline[Room] = Pipeline((Room(), Room()), settle, self._noted)
-        self._number = -1  # of the last checkpoint, from 0
+        self._number = self._copied = -1  # of the last checkpoint, from 0; and of the last that was copied
         self._tail: CheckpointEntry | None = None
         self._last: Snapshot | None = None
         self._room: Room | None = None  # the last state's
@@ -67,7 +68,8 @@ class Scribe:
 
     def go_on(self, committed: Sequence[CheckpointEntry], at: int, snapshot: Snapshot) -> None:
         """Before the start: the last state is that of entry `at`, and those after it must come out the same."""
-        self._number, self._tail, self._last = at, committed[at], snapshot
+        self._number = self._copied = at
+        self._tail, self._last = committed[at], snapshot
         self._pending = list(committed[at + 1 :])
 
     def start(self) -> None:
@@ -78,12 +80,17 @@ class Scribe:
     def copy(self, step: int, state: TrainingState, loss: float | None) -> None:
         """Copy the state after `step` steps as soon as there is room, and have it recorded.
 
+        Waits until it is recorded and checked where a self-check follows that would share cores with the training.
+
         Raises:
             PolchainError: a part of it cannot be recorded; or what has failed behind since.
         """
         took = time.monotonic() - self._since
         copied = copy_state(state, self.line.acquire())
         self.line.put(lambda: self._record(step, copied, loss, took))
+        self._copied += 1
+        if self._copied and self.check.crowds and self.check.due(self._copied, step):
+            self.line.drain(counted=True)
         self._since = time.monotonic()
 
     def finish(self) -> None:
@@ -117,7 +124,7 @@ class Scribe:
         snapshot = copied.snapshot(opening)
         entry = self._entry(step, snapshot, loss)
         number = self._number + 1
-        due = before is not None and self.check.due(number, entry)
+        due = before is not None and self.check.due(number, step)
         if not (due and before is not None and not self.store.has(before.state)):
             # The state before is needed no more; a check reads it again.
             opening = None

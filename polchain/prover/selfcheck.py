@@ -6,8 +6,10 @@
     after segment 2              it is replayed: what crossed the joint without being attached shows here
     after 4, 8, 16, ... and last what only changes later on (an unfrozen layer, a mode) shows here
 
-They are replayed behind the training, before anything later is recorded. A replay that takes far longer than the
-training took for the same steps is ended: a recipe that waits for something there would wait for ever.
+They are replayed behind the training, before anything later is recorded. Where both would share cores, the training
+waits meanwhile: threads that spin for each other's cores take longer beside each other than in turn. A replay that
+takes far longer than the training took for the same steps is ended: a recipe that waits for something there would wait
+for ever.
 
 Whatever does not reproduce would be INCONCLUSIVE or worse in front of a verifier: better to stop at step 20. A failure
 is kept in the ledger, and an interrupted check is made up for, so that typing the command again forgets nothing.
@@ -16,6 +18,7 @@ is kept in the ledger, and an interrupted check is made up for, so that typing t
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -100,7 +103,7 @@ class SelfCheck:
             NotReproducedError: as `segment`.
         """
         for number, (before, after) in enumerate(pairwise(entries), start=1):
-            if self.due(number, after):  # those whose states are not stored are trained again, and checked then
+            if self.due(number, after.step):  # those whose states are not stored are trained again, and checked then
                 self.segment(number, before, after, store.get(before.state), store.get(after.state), order)
 
     def segment(
@@ -126,7 +129,7 @@ class SelfCheck:
             NotReproducedError: it does not replay; the state group and the tensor are named.
             WorkerError: the replay died, or took far longer than the training.
         """
-        if self._stopped or not self.due(number, after):
+        if self._stopped or not self.due(number, after.step):
             return
         if took is not None:  # whoever makes up for this check waits no longer than this one does
             size = sum(row.size for row in opening.manifest.tensors())
@@ -162,10 +165,15 @@ class SelfCheck:
         if self.worker is not None:
             self.worker.interrupt()
 
-    def due(self, number: int, after: CheckpointEntry) -> bool:
-        """Whether segment `number` (from 1) is one that is checked, and was not yet."""
+    @property
+    def crowds(self) -> bool:
+        """Whether a replay and the training have more threads than there are cores."""
+        return not self.setting.cuda and 2 * self.setting.threads > len(os.sched_getaffinity(0))
+
+    def due(self, number: int, step: int) -> bool:
+        """Whether segment `number` (from 1), which ends after `step` steps, is checked, and was not yet."""
         configuration = self.ledger.genesis.configuration
-        last = configuration is not None and after.step == configuration.steps
+        last = configuration is not None and step == configuration.steps
         return number > self.checked and (last or number & (number - 1) == 0)
 
     def _check(

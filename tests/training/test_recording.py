@@ -22,6 +22,7 @@ SCRIPT = """
     from torch import nn
     from torch.nn import functional as F
     import polchain
+    exec(os.environ.get("FIRST", ""))
     if "PRANK" in os.environ:
         from tests.training.prank import play
         play(*json.loads(os.environ["PRANK"]))
@@ -52,6 +53,11 @@ def train(desk: Any) -> Any:
 
     run.folder = desk.folder / "run"  # type: ignore[attr-defined]
     return run
+
+
+def cores(count: int) -> str:
+    """What has a script see so many; torch has one thread in these tests."""
+    return f"os.sched_getaffinity = lambda _: set(range({count}))"
 
 
 def entries(run: Path) -> list[bytes]:
@@ -123,7 +129,7 @@ def test_a_failure_behind_does_not_hide_the_loops_own(train: Any) -> None:
 
 def test_a_self_check_is_broken_off_when_the_loop_is_left_and_made_up_for(train: Any, desk: Any) -> None:
     desk.write(SCRIPT.replace('print("step", step)', '"PRANK" in os.environ or time.sleep(0.3)'))
-    done = train(checked=True, AT_FIVE="time.sleep(0.3); raise ValueError('mine')")
+    done = train(checked=True, FIRST=cores(2), AT_FIVE="time.sleep(0.3); raise ValueError('mine')")
     assert done.said == "ValueError: mine", done.output
     assert describe(train.folder).self_check == 0, "it was under way"
     assert steps(train.folder) == [0, 2, 4]
@@ -131,10 +137,18 @@ def test_a_self_check_is_broken_off_when_the_loop_is_left_and_made_up_for(train:
     assert describe(train.folder).self_check == 6
 
 
+def test_a_training_waits_for_a_self_check_that_needs_its_cores(train: Any) -> None:
+    ask = "from polchain.prover.status import describe; print('checked', describe(run.host.folder).self_check)"
+    done = train(checked=True, FIRST=cores(1), AT_FIVE=ask)
+    assert done.status == 0, done.output
+    assert "checked 2" in done.output, "both segments before step 5 were replayed before it"
+    assert describe(train.folder).held.commits == 4, "segments 1, 2 and 4, and the last"
+
+
 def test_a_replay_that_never_ends_is_ended(desk: Any) -> None:
     waits = SCRIPT.replace('print("step", step)', '"PRANK" in os.environ or time.sleep(600)')
     short = "from polchain.prover import selfcheck; selfcheck.LEAST_SECONDS, selfcheck.TIMES = 5.0, 0.0"
-    desk.write(waits.replace("with polchain", 'exec(os.environ.get("FIRST", ""))\n    with polchain'))
+    desk.write(waits)
     done = desk.run(PRANK=json.dumps(["", "", True]), FIRST=short)
     assert done.status == 1
     assert "did not end in 5 s, far longer than the training took" in done.said
