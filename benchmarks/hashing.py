@@ -34,7 +34,8 @@ import numpy as np
 
 from benchmarks.common import Result, machine, rounds, write
 from polchain.core.claim import checkpoint_name
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow
 from polchain.storage.checkpoints import CheckpointStore, read_tensors
 from polchain.training.snapshot import hash_rows
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polchain.core.manifest import Scalar, ScalarRow, Snapshot, group_of
-from polchain.training.state import tensor_from
+from polchain.core.manifest import Snapshot
+from polchain.core.rows import Scalar, ScalarRow, group_of
+from polchain.training.tensors import tensor_from
 
 __all__ = [
     "Batches",

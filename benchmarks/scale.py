@@ -35,9 +35,9 @@ from polchain.core.entries import CheckpointEntry, Start, Update, chain_base, en
 from polchain.core.genesis import Configuration, DatasetRef, FileRef, Genesis, RecipeRef
 from polchain.core.keyline import key_line
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import GROUPS
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import TreeHead, sign_head
+from polchain.core.rows import GROUPS
 from polchain.storage.ledger import Ledger
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.verifier.integrity import check_integrity

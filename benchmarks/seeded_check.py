@@ -28,7 +28,8 @@ from benchmarks.published_check import (
     tensors_of,
     weights_of,
 )
-from polchain.core.manifest import ScalarRow, Snapshot
+from polchain.core.manifest import Snapshot
+from polchain.core.rows import ScalarRow
 from polchain.training.batches import Augment
 from polchain.training.randomness import derive_key, generator, seed_everything
 

@@ -33,7 +33,7 @@ def sizes(run_folder: Path) -> Result:
     from polchain.core.entries import CheckpointEntry
     from polchain.storage.checkpoints import CheckpointStore
     from polchain.storage.ledger import Ledger
-    from polchain.training.state import tensor_from
+    from polchain.training.tensors import tensor_from
 
     files = {name: _bytes(run_folder / name) for name in ("checkpoints", "manifests")}
     with Ledger(run_folder) as ledger:

@@ -28,9 +28,10 @@ from polchain.core.digest import Digest, blake3
 from polchain.core.entries import Entry, KeyChange, encode_entry, leaf_data
 from polchain.core.genesis import DatasetRef, FileRef
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import sign_head
+from polchain.core.rows import TensorRow
 from polchain.training.randomness import BatchOrder, run_seed
 from polchain.verifier import parties
 from polchain.verifier.dispute import Case, rule_between

@@ -7,7 +7,8 @@ from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Final, Start, Update, chain_base, extend_chain
 from polchain.core.genesis import Configuration, DatasetRef, FileRef, Genesis, RecipeRef
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.keyfile import write_key
 from polchain.storage.ledger import Ledger

@@ -133,7 +133,7 @@ def _answer(run: Path, committed: Committed, as_json: bool) -> None:
 
 
 def _groups(pairs: list[str]) -> dict[str, str]:
-    from polchain.core.manifest import GROUPS
+    from polchain.core.rows import GROUPS
 
     groups: dict[str, str] = {}
     for pair in pairs:

@@ -16,7 +16,8 @@ from polchain.errors import UsageError
 
 if TYPE_CHECKING:
     from polchain.cli.reading import Log
-    from polchain.core.manifest import Manifest, Row
+    from polchain.core.manifest import Manifest
+    from polchain.core.rows import Row
     from polchain.prover.status import Anchored, Status
 
 __all__ = ["register"]
@@ -191,7 +192,7 @@ def _rows(found: Log) -> Iterator[tuple[object, ...]]:
 
 
 def _manifest_row(row: Row) -> tuple[object, ...]:
-    from polchain.core.manifest import AliasRow, ScalarRow, TensorRow
+    from polchain.core.rows import AliasRow, ScalarRow, TensorRow
 
     if isinstance(row, TensorRow):
         return row.name, f"{row.role} {row.dtype}", "x".join(map(str, row.shape)), row.size, row.digest.hex[:SHORT]

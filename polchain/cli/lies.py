@@ -20,8 +20,9 @@ from polchain.core.entries import (
     parse_entry,
 )
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import Snapshot, TensorRow
+from polchain.core.manifest import Snapshot
 from polchain.core.merkle import leaf_hash
+from polchain.core.rows import TensorRow
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.storage.ledger import Ledger
 

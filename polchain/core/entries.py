@@ -28,7 +28,8 @@ from polchain.core.digest import Digest, sha256, tag
 from polchain.core.encoding import JSON, Fields, decode, encode, hex_float
 from polchain.core.genesis import MAX_FILES, FileRef, Genesis, parse_key
 from polchain.core.keys import PublicKey
-from polchain.core.manifest import GROUPS, state_digest
+from polchain.core.manifest import state_digest
+from polchain.core.rows import GROUPS
 from polchain.errors import FormatError
 
 __all__ = [

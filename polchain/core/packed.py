@@ -15,7 +15,7 @@ from typing import Final, Generic, NamedTuple, TypeVar, overload
 
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Entry, Update
-from polchain.core.manifest import GROUPS
+from polchain.core.rows import GROUPS
 
 __all__ = ["EntryList", "Lazy", "Outline"]
 

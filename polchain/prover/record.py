@@ -17,8 +17,9 @@ from polchain.training import loop
 from polchain.training.batches import Augment, Collate
 from polchain.training.child import current_host
 from polchain.training.dataset import MapDataset
+from polchain.training.host import Every, Host, Options, configure
 from polchain.training.recipe import Recipe
-from polchain.training.session import Every, Host, Options, Session, configure
+from polchain.training.session import Session
 
 if TYPE_CHECKING:
     from torch import nn

@@ -45,10 +45,11 @@ from polchain.storage.keyfile import PassphraseSource, read_key
 from polchain.storage.ledger import Ledger
 from polchain.training.dataset import Commitment, MapDataset, data_dir
 from polchain.training.fingerprint import differences, fingerprint
+from polchain.training.host import Options, Stretch
 from polchain.training.leaves import KEPT
 from polchain.training.program import find_program
 from polchain.training.randomness import BatchOrder
-from polchain.training.session import Options, Session, Stretch
+from polchain.training.session import Session
 from polchain.training.snapshot import borrow
 from polchain.training.state import TrainingState
 

@@ -13,8 +13,9 @@ from polchain.prover.anchored import AnchorBook
 from polchain.storage.database import DATABASE
 from polchain.storage.ledger import Ledger
 from polchain.training.dataset import MapDataset
+from polchain.training.host import Options, Stretch
 from polchain.training.randomness import BatchOrder, run_seed
-from polchain.training.session import Options, Session, Stretch
+from polchain.training.session import Session
 from polchain.training.state import TrainingState
 
 __all__ = ["SeedOnly", "draw", "make_start", "seed_of"]

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from polchain.core.entries import CheckpointEntry
-from polchain.core.manifest import GROUPS, Manifest, Snapshot
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import GROUPS
 from polchain.errors import NotReproducedError, PolchainError, WorkerError
 from polchain.prover.status import CHECKED, FAILED
 from polchain.storage.checkpoints import CheckpointStore

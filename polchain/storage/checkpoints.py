@@ -18,8 +18,9 @@ from pathlib import Path
 
 from polchain.core.claim import checkpoint_name, manifest_name
 from polchain.core.digest import Digest, blake3_each
-from polchain.core.manifest import DTYPES, MANIFEST_LIMIT, Manifest, Snapshot, TensorRow
+from polchain.core.manifest import MANIFEST_LIMIT, Manifest, Snapshot
 from polchain.core.place import Place
+from polchain.core.rows import DTYPES, TensorRow
 from polchain.errors import CheckpointMissingError, ManifestError, StorageError
 
 __all__ = ["CheckpointStore", "make_folder", "read_tensors", "sync_folder", "write_durably"]

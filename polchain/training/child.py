@@ -44,8 +44,9 @@ from polchain.training.dataset import Commitment, MapDataset, encode_sample
 from polchain.training.fence import PRIVATE, Limits, enter
 from polchain.training.fingerprint import fingerprint
 from polchain.training.held import HeldDataset
+from polchain.training.host import Options, Stretch
 from polchain.training.program import find_program
-from polchain.training.session import Options, Session, Stretch
+from polchain.training.session import Session
 from polchain.training.snapshot import borrow
 from polchain.training.state import TrainingState
 from polchain.training.wire import Message, receive, send, snapshot_of, state_message

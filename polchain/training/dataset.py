@@ -26,11 +26,11 @@ import numpy as np
 from polchain.core import merkle
 from polchain.core.digest import tag
 from polchain.core.genesis import DatasetRef
-from polchain.core.manifest import MAX_INT
+from polchain.core.rows import MAX_INT
 from polchain.core.salts import DataSecret, commit_leaves, salted_leaf_data
 from polchain.errors import DatasetError, FormatError, InclusionError, PolchainError, RecipeError
 from polchain.training.leaves import hash_samples
-from polchain.training.state import dtype_name, tensor_bytes, tensor_from
+from polchain.training.tensors import dtype_name, tensor_bytes, tensor_from
 
 __all__ = [
     "Commitment",

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from polchain.core.entries import Update
-from polchain.core.manifest import Snapshot, TensorRow, group_of
-from polchain.training.state import tensor_from
+from polchain.core.manifest import Snapshot
+from polchain.core.rows import TensorRow, group_of
+from polchain.training.tensors import tensor_from
 
 __all__ = [
     "Distance",

@@ -24,13 +24,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from polchain.core.manifest import GROUPS, MAX_NAME, FileRow, Manifest, Snapshot
+from polchain.core.manifest import Manifest, Snapshot
 from polchain.core.place import hash_file
+from polchain.core.rows import GROUPS, MAX_NAME, FileRow
 from polchain.errors import FormatError, MissingFileError, RecipeError, UsageError
+from polchain.training.captured import Captured
 from polchain.training.folder import Found, Part, key_text, parts_of_file, parts_of_folder
 from polchain.training.naming import Model, name_parameters
 from polchain.training.snapshot import hash_rows
-from polchain.training.state import Captured, dtype_name, plain_name, tensor_bytes
+from polchain.training.state import plain_name
+from polchain.training.tensors import dtype_name, tensor_bytes
 
 __all__ = ["Foreign", "check_mapping", "read_foreign"]
 

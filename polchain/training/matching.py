@@ -21,9 +21,10 @@ from typing import Final
 import numpy as np
 import torch
 
-from polchain.core.manifest import Manifest, Snapshot, TensorRow, group_of
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow, group_of
 from polchain.training.distance import FLOATING
-from polchain.training.state import TORCH_DTYPES, tensor_from
+from polchain.training.tensors import TORCH_DTYPES, tensor_from
 
 __all__ = ["Match", "Spread", "beside", "constant_rows", "match", "parameters", "same_values"]
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from polchain.core.manifest import Manifest, ScalarRow, Snapshot, TensorRow
-from polchain.training.state import tensor_from
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import ScalarRow, TensorRow
+from polchain.training.tensors import tensor_from
 
 __all__ = ["beyond_moments", "beyond_steps", "lost_moment", "reach", "slowest_decay"]
 

@@ -30,10 +30,11 @@ import math
 
 import torch
 
-from polchain.core.manifest import Manifest, Row, ScalarRow, Snapshot, TensorRow, group_of
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import Row, ScalarRow, TensorRow, group_of
 from polchain.training.distance import FLOATING
 from polchain.training.rho import PARTS, Errors
-from polchain.training.state import tensor_from
+from polchain.training.tensors import tensor_from
 
 __all__ = ["errors_between", "false_row", "initial_gap", "same_schedule"]
 

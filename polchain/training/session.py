@@ -13,115 +13,27 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from polchain.core.genesis import PRECISIONS, Configuration
 from polchain.core.manifest import Snapshot
-from polchain.errors import RecipeError, UnavailableError, UsageError
-from polchain.training.batches import Augment, BatchMaker, Collate, iterate
-from polchain.training.dataset import MapDataset
-from polchain.training.fingerprint import CUBLAS_WORKSPACE
+from polchain.errors import RecipeError, UsageError
+from polchain.training.batches import BatchMaker, iterate
 from polchain.training.finite import first_not_finite
+from polchain.training.host import Host, Options, Stretch
 from polchain.training.randomness import derive_key, seed_everything
 from polchain.training.state import TrainingState
+from polchain.training.switches import Switches, set_switches
 
-__all__ = ["Host", "Options", "Session", "Stretch"]
+__all__ = ["Session"]
 
 log = logging.getLogger("polchain")
-
-Every = int | Sequence[tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `record` was called with, checked.
-
-    Attributes:
-        data: a map-style dataset, or a function that makes one.
-        configuration: steps, batch size, interval schedule, precision.
-        augment, collate: what happens to samples, and how they become a batch.
-        files: more files that belong to the recipe, besides the script and what it imports from its folder.
-        store_every: steps from one stored state to the next; 0 to store every one.
-    """
-
-    data: MapDataset | Callable[[], MapDataset]
-    configuration: Configuration
-    augment: Augment | None = None
-    collate: Collate | None = None
-    files: tuple[Path, ...] = ()
-    store_every: int = 0
-
-    def dataset(self) -> MapDataset:
-        """The dataset itself; a function is called here."""
-        found: Any = self.data
-        if isinstance(found, str | bytes | bytearray | Path):
-            raise RecipeError(
-                f"data is a {type(found).__name__}: polchain opens no files",
-                hint="read it in a function, and pass that",
-            )
-        if isinstance(found, type) or not hasattr(found, "__getitem__"):
-            if not callable(found):
-                raise RecipeError(f"data is a {type(found).__name__}: neither a map-style dataset nor a function")
-            found = found()
-        if not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
-            raise RecipeError(
-                f"data is a {type(found).__name__}, which has no length or no items by index",
-                hint="pass a map-style dataset, or a function that makes one",
-            )
-        dataset: MapDataset = found
-        return dataset
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """The steps to run, `first` to `last` (excluded); the state after them is a checkpoint, whatever the schedule says.
-
-    `shown` is a step on the way whose state the host wants as well, without a loss: 0 for none.
-    """
-
-    first: int
-    last: int
-    shown: int = 0
-
-
-class Host(Protocol):
-    """Where a session's seed comes from and where its checkpoints go."""
-
-    def begin(self, options: Options) -> tuple[bytes, MapDataset]:
-        """The run's seed, and the dataset to read samples from."""
-
-    def attached(self, session: Session) -> Stretch:
-        """The objects are known: restore them or record them, and say which steps to run."""
-
-    def indices(self, step: int) -> Sequence[int]:
-        """The dataset indices of a step."""
-
-    def sample(self, index: int, encoding: bytes) -> None:
-        """A sample was used. Called only where `witnesses` is true."""
-
-    @property
-    def witnesses(self) -> bool:
-        """Whether `sample` wants to be called."""
-
-    def checkpoint(self, step: int, state: TrainingState, loss: float | None) -> None:
-        """The state after `step` steps, a checkpoint or the one to show: its objects, which are trained on as soon as
-        this returns. May not return."""
-
-    def finished(self) -> None:
-        """All steps were run."""
-
-    def close(self, failed: bool) -> None:
-        """The `with` block was left."""
 
 
 class Session:
@@ -138,12 +50,12 @@ class Session:
         self._scaled = False
         self._losses: list[torch.Tensor | float] = []
         self._stepped: dict[str, int] = {}
-        self._before = _Switches()
+        self._before = Switches()
 
     def __enter__(self) -> Session:
-        self._before = _Switches()
+        self._before = Switches()
         try:
-            _determinism(self.configuration)
+            set_switches(self.configuration)
             self.seed, dataset = self.host.begin(self.options)
             if len(dataset) < self.configuration.batch_size:
                 raise UsageError(
@@ -375,60 +287,6 @@ class _Plans:
 
     def __len__(self) -> int:
         return self.stretch.last - self.stretch.first
-
-
-class _Switches:
-    """torch's global switches that `record` sets, as they were before."""
-
-    def __init__(self) -> None:
-        self.deterministic = torch.are_deterministic_algorithms_enabled()
-        self.warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-        self.benchmark = torch.backends.cudnn.benchmark
-        self.matmul = torch.backends.cuda.matmul.allow_tf32
-        self.cudnn = torch.backends.cudnn.allow_tf32
-        self.dtype = torch.get_default_dtype()
-
-    def restore(self) -> None:
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
-        torch.backends.cudnn.benchmark = self.benchmark
-        torch.backends.cuda.matmul.allow_tf32 = self.matmul
-        torch.backends.cudnn.allow_tf32 = self.cudnn
-        torch.set_default_dtype(self.dtype)
-
-
-def configure(steps: int, batch_size: int, every: Every, precision: str) -> Configuration:
-    """The configuration of a run, from `record`'s arguments.
-
-    Raises:
-        UsageError: an argument is out of range.
-    """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    pairs = ((0, every),) if isinstance(every, int) else tuple((int(start), int(k)) for start, k in every)
-    smallest = min((k for _, k in pairs), default=0)
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("every", smallest)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; it is at least 1")
-    return Configuration(steps, batch_size, pairs, precision, deterministic=True)
-
-
-def _determinism(configuration: Configuration) -> None:
-    if torch.cuda.is_available() and os.environ.get("CUBLAS_WORKSPACE_CONFIG") != CUBLAS_WORKSPACE:
-        if torch.cuda.is_initialized():
-            raise UnavailableError(
-                "CUDA is in use without a fixed cuBLAS workspace, so that steps would not replay",
-                hint=f"export CUBLAS_WORKSPACE_CONFIG={CUBLAS_WORKSPACE} before starting Python",
-            )
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = CUBLAS_WORKSPACE
-    # To set the number of threads, even to what it is, also switches off MKL's own choice. Making batches sets it, but
-    # not where a loader's workers make them: so it is always set.
-    torch.set_num_threads(torch.get_num_threads())
-    torch.use_deterministic_algorithms(configuration.deterministic)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = configuration.precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = configuration.precision == "tf32"
-    if configuration.precision == "fp64":
-        torch.set_default_dtype(torch.float64)
 
 
 def _by_name(value: Any) -> dict[str, Any]:

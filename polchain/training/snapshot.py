@@ -19,8 +19,11 @@ import numpy as np
 import torch
 
 from polchain.core.digest import Digest, blake3_each
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
-from polchain.training.state import Outline, TrainingState, raw_bytes, tensor_bytes
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow
+from polchain.training.captured import Outline
+from polchain.training.state import TrainingState
+from polchain.training.tensors import raw_bytes, tensor_bytes
 
 __all__ = ["Copied", "Room", "borrow", "copy_state", "hash_rows", "take"]
 

@@ -17,194 +17,22 @@ The `schedule/` rows are only ever read: optimizer and scheduler come from the r
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from polchain.core.digest import Digest
-from polchain.core.manifest import (
-    MAX_INT,
-    MAX_NAME,
-    MAX_TEXT,
-    AliasRow,
-    Manifest,
-    Row,
-    Scalar,
-    ScalarRow,
-    Snapshot,
-    TensorRow,
-)
+from polchain.core.manifest import Snapshot
+from polchain.core.rows import AliasRow, Scalar, ScalarRow, TensorRow
 from polchain.errors import ManifestError, RecipeError
+from polchain.training.captured import Captured
+from polchain.training.tensors import DTYPE_NAMES, raw_bytes, tensor_from
 
-__all__ = [
-    "Captured",
-    "Outline",
-    "TrainingState",
-    "dtype_name",
-    "plain_name",
-    "raw_bytes",
-    "tensor_bytes",
-    "tensor_from",
-]
-
-DTYPE_NAMES: dict[torch.dtype, str] = {
-    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-    torch.int16: "I16", torch.uint16: "U16", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int32: "I32", torch.uint32: "U32", torch.float32: "F32",
-    torch.float64: "F64", torch.int64: "I64", torch.uint64: "U64", torch.complex64: "C64",
-}  # fmt: skip
-TORCH_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-
-
-def dtype_name(tensor: torch.Tensor, what: str) -> str:
-    """The dtype's name in a manifest.
-
-    Raises:
-        RecipeError: a dtype or a kind of tensor (sparse, quantized, meta, distributed) that has no plain bytes.
-    """
-    if (
-        tensor.layout is not torch.strided
-        or tensor.is_meta
-        or tensor.is_quantized
-        or type(tensor).__name__ == "DTensor"
-        or is_lazy(tensor)
-    ):
-        raise RecipeError(
-            f"{what} is a {type(tensor).__name__} of layout {tensor.layout}, which polchain cannot record"
-        )
-    if tensor.dtype not in DTYPE_NAMES:
-        raise RecipeError(f"{what} has dtype {tensor.dtype}, which polchain cannot record")
-    return DTYPE_NAMES[tensor.dtype]
-
-
-def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The contiguous little-endian bytes of a tensor, on the CPU; shares memory where it can."""
-    flat = raw_bytes(tensor.detach()).cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-    if not flat.numel():
-        return memoryview(b"")
-    array: Any = flat.numpy()
-    return memoryview(array).cast("B")
-
-
-def tensor_from(data: memoryview | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The CPU tensor of these bytes; shares their memory.
-
-    Raises:
-        ManifestError: the length does not fit.
-    """
-    kind = TORCH_DTYPES[dtype]
-    try:
-        if len(data) == 0:
-            return torch.empty(0, dtype=kind).reshape(shape)
-        with warnings.catch_warnings():
-            # A read-only mapping is fine: these tensors are only ever read.
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            return torch.frombuffer(data, dtype=torch.uint8).view(kind).reshape(shape)
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise ManifestError(f"{len(data)} bytes are not a {dtype} tensor of shape {list(shape)}") from error
-
-
-def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor that copies as it is: of truth values torch makes 0 and 1, and a byte of 255 is true as well."""
-    return tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """A training state without its bytes, by value.
-
-    Attributes:
-        tensors: role, dtype and shape by name.
-        aliases: the names that share another's tensor.
-        scalars: the rest.
-    """
-
-    tensors: Mapping[str, tuple[str, str, tuple[int, ...]]]
-    aliases: Mapping[str, str]
-    scalars: Mapping[str, Scalar]
-
-    def rows(self, digests: Mapping[str, Digest]) -> Manifest:
-        """The manifest, given the digest of each tensor."""
-        rows: list[Row] = [
-            TensorRow(name, role, dtype, shape, digests[name]) for name, (role, dtype, shape) in self.tensors.items()
-        ]
-        rows += [AliasRow(name, target) for name, target in self.aliases.items()]
-        rows += [ScalarRow(name, value) for name, value in self.scalars.items()]
-        return Manifest.of(rows)
-
-
-@dataclass(slots=True)
-class Captured:
-    """A training state by reference: live tensors, who shares them, and scalars."""
-
-    tensors: dict[str, tuple[str, torch.Tensor]] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
-    scalars: dict[str, Scalar] = field(default_factory=dict)
-    _seen: dict[tuple[Any, ...], str] = field(default_factory=dict)
-
-    def add(self, name: str, role: str, tensor: torch.Tensor) -> None:
-        """Add a tensor, or an alias where its very memory was added to this group before."""
-        self._check_name(name)
-        dtype_name(tensor, name)
-        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
-            raise RecipeError(f"{name} is an expanded tensor: its elements share memory", hint="attach .contiguous()")
-        if tensor.numel():
-            identity = (
-                name.partition("/")[0],
-                tensor.device,
-                tensor.data_ptr(),
-                tensor.dtype,
-                tensor.shape,
-                tensor.stride(),
-            )
-            if identity in self._seen:
-                self.aliases[name] = self._seen[identity]
-                return
-            self._seen[identity] = name
-        self.tensors[name] = (role, tensor)
-
-    def scalar(self, name: str, value: object) -> None:
-        """Add a number, a string or None.
-
-        Raises:
-            RecipeError: it is something else; its type is named.
-        """
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            value = value.item()
-        if not isinstance(value, bool | int | float | str | None):
-            raise RecipeError(
-                f"{name} is a {type(value).__module__}.{type(value).__qualname__}, neither tensor nor number",
-                hint="what crosses steps must be tensors and numbers",
-            )
-        self._check_name(name)
-        # Subclasses (numpy's float64 is a float) would not re-encode: keep the plain value.
-        plain = value if value is None else next(t(value) for t in (bool, int, float, str) if isinstance(value, t))
-        if (isinstance(plain, str) and len(plain) > MAX_TEXT) or (isinstance(plain, int) and abs(plain) >= MAX_INT):
-            raise RecipeError(f"{name} is too long a {type(plain).__name__} to record")
-        self.scalars[name] = plain
-
-    def _check_name(self, name: str) -> None:
-        if name in self.tensors or name in self.aliases or name in self.scalars:
-            raise RecipeError(f"two parts of the training state are both named {name}")
-        if len(name) > MAX_NAME or not name.isprintable():
-            raise RecipeError(f"the name {name[:80]!r} is too long or does not print")
-
-    def outline(self) -> Outline:
-        """The same by value, but for the bytes."""
-        tensors = {name: (role, DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, (role, t) in self.tensors.items()}
-        return Outline(tensors, self.aliases, self.scalars)
-
-    def rows(self, digests: Mapping[str, Digest]) -> Manifest:
-        """The manifest, given the digest of each tensor."""
-        return self.outline().rows(digests)
+__all__ = ["TrainingState", "plain_name"]
 
 
 @dataclass(frozen=True, slots=True)

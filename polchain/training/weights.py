@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, deserialize
 
 from polchain.errors import FormatError, ManifestError, MissingFileError
-from polchain.training.state import TORCH_DTYPES, tensor_from
+from polchain.training.tensors import TORCH_DTYPES, tensor_from
 
 __all__ = ["EXTENSIONS", "Opened", "Unopened", "open_weights"]
 

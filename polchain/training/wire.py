@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 from polchain.core.digest import Digest, blake3_of
 from polchain.core.encoding import JSON, Fields, decode, encode
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow
 from polchain.errors import FormatError, PolchainError, WorkerError
 from polchain.training.words import Words, printable
 

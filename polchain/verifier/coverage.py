@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polchain.core.entries import CheckpointEntry
-from polchain.core.manifest import Manifest, Snapshot, TensorRow, group_of
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow, group_of
 from polchain.errors import UsageError
 from polchain.training.distance import FLOATING
 from polchain.training.foreign import read_foreign

@@ -34,10 +34,11 @@ from polchain.core.entries import CheckpointEntry, Entry, KeyChange, Start, leaf
 from polchain.core.entries import Final as FinalEntry
 from polchain.core.genesis import Genesis
 from polchain.core.keyline import KeyLine, key_line
-from polchain.core.manifest import FileRow, check_manifest
+from polchain.core.manifest import check_manifest
 from polchain.core.merkle import leaf_hash
 from polchain.core.note import TreeHead, open_head, origin_of
 from polchain.core.packed import EntryList, Lazy
+from polchain.core.rows import FileRow
 from polchain.errors import ChainError, FormatError, KeyMismatchError
 from polchain.storage.checkpoints import read_tensors
 from polchain.training.randomness import BatchOrder

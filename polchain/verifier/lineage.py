@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from polchain.core.manifest import TensorRow
+from polchain.core.rows import TensorRow
 
 __all__ = ["Descent", "RowId", "StateRows", "common_share", "descent", "row_id"]
 

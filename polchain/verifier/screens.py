@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from polchain.core.manifest import Manifest, Scalar, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import Scalar, ScalarRow, TensorRow
 from polchain.training.moments import beyond_moments, beyond_steps, lost_moment, reach
 
 __all__ = ["Flag", "SettingsScreen", "outliers", "screen_pair"]

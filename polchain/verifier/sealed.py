@@ -22,11 +22,12 @@ from polchain.core.claim import checkpoint_name, manifest_name
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry
 from polchain.core.genesis import DatasetRef
-from polchain.core.manifest import MANIFEST_LIMIT, FileRow, Manifest, check_manifest
+from polchain.core.manifest import MANIFEST_LIMIT, Manifest, check_manifest
 from polchain.core.multiproof import check_inclusions
 from polchain.core.opening import Opening
 from polchain.core.place import Place
 from polchain.core.question import MAX_SAMPLES, Question, read_question
+from polchain.core.rows import FileRow
 from polchain.core.salts import salted_leaf
 from polchain.core.samples import unpack_samples
 from polchain.errors import ChallengeError, FormatError, UsageError

@@ -14,7 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from polchain.core.entries import CheckpointEntry, Update
-from polchain.core.manifest import Snapshot, TensorRow
+from polchain.core.manifest import Snapshot
+from polchain.core.rows import TensorRow
 from polchain.training.distance import FLOATING, distance, is_parameter, norm, update_size
 from polchain.verifier.bench import state_of
 from polchain.verifier.integrity import IntactClaim

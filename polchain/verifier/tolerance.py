@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from polchain.core.manifest import GROUPS, Manifest, Scalar, ScalarRow, Snapshot
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import GROUPS, Scalar, ScalarRow
 from polchain.training.distance import group_error
 
 __all__ = ["Examination", "comparable", "examine", "false_setting", "largest_error", "other_versions"]

@@ -17,8 +17,9 @@ from polchain.core import archive
 from polchain.core.archive import Member, is_archive, read_archive, write_archive
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import blake3
-from polchain.core.manifest import Manifest, ScalarRow
+from polchain.core.manifest import Manifest
 from polchain.core.place import Place
+from polchain.core.rows import ScalarRow
 from polchain.errors import FormatError, MissingFileError, PolchainError
 
 FILES = {"a": b"one", "b/c": b"", "b/d.bin": bytes(range(100)), "ü": b"two"}

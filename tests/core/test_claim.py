@@ -17,8 +17,9 @@ from polchain.core import place as places
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.digest import blake3, sha256
 from polchain.core.encoding import encode
-from polchain.core.manifest import Manifest, ScalarRow
+from polchain.core.manifest import Manifest
 from polchain.core.place import Place, hash_file
+from polchain.core.rows import ScalarRow
 from polchain.errors import FormatError, ManifestError, MissingFileError, PolchainError
 
 MANIFEST = Manifest((ScalarRow("extra/x", 3),))

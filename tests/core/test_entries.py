@@ -34,7 +34,7 @@ from polchain.core.entries import (
 )
 from polchain.core.genesis import PRECISIONS, Configuration, DatasetRef, FileRef, Genesis, RecipeRef, safe_path
 from polchain.core.keys import PrivateKey, PublicKey
-from polchain.core.manifest import GROUPS
+from polchain.core.rows import GROUPS
 from polchain.errors import EvidenceError, FormatError
 
 KEYS = [PrivateKey.generate().public for _ in range(3)]

@@ -13,20 +13,8 @@ from hypothesis import strategies as st
 from polchain.core import merkle
 from polchain.core.digest import Digest, blake3, sha256, tag
 from polchain.core.encoding import encode
-from polchain.core.manifest import (
-    DTYPES,
-    GROUPS,
-    MAX_INT,
-    ROLES,
-    AliasRow,
-    FileRow,
-    Manifest,
-    Row,
-    ScalarRow,
-    TensorRow,
-    check_manifest,
-    state_digest,
-)
+from polchain.core.manifest import Manifest, check_manifest, state_digest
+from polchain.core.rows import DTYPES, GROUPS, MAX_INT, ROLES, AliasRow, FileRow, Row, ScalarRow, TensorRow
 from polchain.errors import EvidenceError, FormatError, ManifestError
 
 DIGEST = blake3(b"")

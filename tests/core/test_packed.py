@@ -9,8 +9,9 @@ import pytest
 from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, Entry, Final, KeyChange, Update
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import GROUPS, state_digest, state_of_roots
+from polchain.core.manifest import state_digest, state_of_roots
 from polchain.core.packed import EntryList, Lazy
+from polchain.core.rows import GROUPS
 
 ROOTS = {group: sha256(group.encode()) for group in GROUPS}
 

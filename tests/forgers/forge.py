@@ -21,14 +21,15 @@ from polchain.core.digest import Digest, blake3
 from polchain.core.entries import CheckpointEntry, Entry, Final, Start, encode_entry, leaf_data
 from polchain.core.genesis import Configuration, DatasetRef, Genesis, RecipeRef
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import AliasRow, Manifest, Row, Scalar, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
 from polchain.core.merkle import leaf_hash
+from polchain.core.rows import AliasRow, Row, Scalar, ScalarRow, TensorRow
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.distance import update_size
 from polchain.training.fingerprint import setting_of
 from polchain.training.program import Program
 from polchain.training.randomness import BatchOrder, batch_digest, run_seed
-from polchain.training.state import DTYPE_NAMES, tensor_bytes
+from polchain.training.tensors import DTYPE_NAMES, tensor_bytes
 from polchain.training.worker import Worker
 from polchain.verifier.integrity import IntactClaim, check_integrity
 from polchain.verifier.policy import Policy

@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.published_check import tensors_of
 from polchain.core.entries import CheckpointEntry, Update
-from polchain.core.manifest import AliasRow, Manifest, Snapshot
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import AliasRow
 from polchain.verifier.replay import Outcome
 from polchain.verifier.verdict import Ruled
 from tests.claims import Recorded

@@ -18,8 +18,9 @@ from benchmarks.published_check import tensors_of
 from polchain.core.digest import Digest
 from polchain.core.entries import Final, encode_entry, leaf_data
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
 from polchain.core.merkle import leaf_hash
+from polchain.core.rows import TensorRow
 from polchain.errors import UsageError
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training import matching

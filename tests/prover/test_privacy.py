@@ -26,8 +26,8 @@ from polchain.storage.database import DATABASE
 from polchain.storage.keyfile import write_key
 from polchain.storage.ledger import Ledger
 from polchain.storage.secretfile import SECRET, SECRET_LIMIT, read_secret, write_secret
+from polchain.training.host import Options
 from polchain.training.program import Program
-from polchain.training.session import Options
 from tests.runs import make_key, make_run
 
 DATA = [(float(number), number % 2) for number in range(8)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from polchain.core.digest import Digest
 from polchain.core.entries import CheckpointEntry, Final
-from polchain.core.manifest import GROUPS
+from polchain.core.rows import GROUPS
 from polchain.prover.thinned import Thinning, is_stored
 
 ZERO = Digest("sha256", bytes(32))

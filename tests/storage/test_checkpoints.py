@@ -19,10 +19,11 @@ import torch
 
 from polchain.core.claim import checkpoint_name, manifest_name
 from polchain.core.digest import Digest, blake3, sha256
-from polchain.core.manifest import DTYPES, AliasRow, Manifest, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import DTYPES, AliasRow, ScalarRow, TensorRow
 from polchain.errors import CheckpointMissingError, EvidenceError, ManifestError, StorageError
 from polchain.storage.checkpoints import CheckpointStore, read_tensors, write_durably
-from polchain.training.state import TORCH_DTYPES, tensor_from
+from polchain.training.tensors import TORCH_DTYPES, tensor_from
 
 
 def snapshot(dtypes: tuple[str, ...] = ("F32", "I64", "BF16", "BOOL"), shape: tuple[int, ...] = (2, 3)) -> Snapshot:

@@ -19,9 +19,9 @@ from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, encode_entry, leaf_data
 from polchain.core.genesis import Genesis
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import GROUPS
 from polchain.core.merkle import leaf_hash, root
 from polchain.core.note import open_head
+from polchain.core.rows import GROUPS
 from polchain.errors import (
     ChainError,
     EvidenceError,

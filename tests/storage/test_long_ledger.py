@@ -18,8 +18,8 @@ from polchain.core.digest import Digest, sha256
 from polchain.core.entries import CheckpointEntry, KeyChange, encode_entry, leaf_data
 from polchain.core.genesis import Genesis
 from polchain.core.keys import PrivateKey
-from polchain.core.manifest import GROUPS
 from polchain.core.merkle import check_consistency, check_inclusion, leaf_hash
+from polchain.core.rows import GROUPS
 from polchain.errors import ChainError, EvidenceError, MissingFileError, PolchainError, StorageError
 from polchain.storage.database import DATABASE
 from polchain.storage.headfile import HeadFile, read_head

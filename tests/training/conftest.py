@@ -17,8 +17,9 @@ from polchain.core.keys import PrivateKey
 from polchain.core.manifest import Snapshot
 from polchain.storage.keyfile import write_key
 from polchain.training.dataset import MapDataset
+from polchain.training.host import Options, Stretch, configure
 from polchain.training.randomness import BatchOrder
-from polchain.training.session import Options, Session, Stretch, configure
+from polchain.training.session import Session
 from polchain.training.snapshot import take
 from polchain.training.state import TrainingState
 from tests.claims import DATA

@@ -28,7 +28,7 @@ from polchain.training.dataset import (
     encode_sample,
     sample_leaf,
 )
-from polchain.training.state import DTYPE_NAMES
+from polchain.training.tensors import DTYPE_NAMES
 
 sizes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 ARRAY_DTYPES = ["?", "i1", "u1", "<i2", "<u4", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16", "S3", "<U2"]

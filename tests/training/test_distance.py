@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from polchain.core.digest import blake3
-from polchain.core.manifest import AliasRow, Manifest, ScalarRow, Snapshot, TensorRow, group_of
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import AliasRow, ScalarRow, TensorRow, group_of
 from polchain.training.distance import (
     Distance,
     cosine_distance,
@@ -20,7 +21,7 @@ from polchain.training.distance import (
     update_size,
     worst_tensor,
 )
-from polchain.training.state import DTYPE_NAMES, tensor_bytes
+from polchain.training.tensors import DTYPE_NAMES, tensor_bytes
 
 INFINITE = Distance(math.inf, math.inf, math.inf)
 

@@ -18,12 +18,14 @@ from safetensors.torch import save as save_safetensors
 from safetensors.torch import save_file
 from torch import nn
 
-from polchain.core.manifest import AliasRow, FileRow, Manifest, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
 from polchain.core.place import hash_file
+from polchain.core.rows import AliasRow, FileRow, ScalarRow, TensorRow
 from polchain.errors import FormatError, MissingFileError, UsageError
 from polchain.training.foreign import MAX_VALUES, read_foreign
 from polchain.training.snapshot import take
-from polchain.training.state import TrainingState, tensor_from
+from polchain.training.state import TrainingState
+from polchain.training.tensors import tensor_from
 
 
 def net() -> nn.Sequential:

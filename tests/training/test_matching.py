@@ -7,9 +7,10 @@ import math
 import torch
 
 from polchain.core.digest import blake3
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow
 from polchain.training.matching import constant_rows, match, parameters, same_values
-from polchain.training.state import DTYPE_NAMES, tensor_bytes
+from polchain.training.tensors import DTYPE_NAMES, tensor_bytes
 
 SOURCE = torch.Generator().manual_seed(5)
 TENSORS = {"fc.weight": torch.randn(16, 32, generator=SOURCE), "fc.bias": torch.randn(16, generator=SOURCE)}

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from polchain.core.manifest import Manifest, Scalar, ScalarRow, Snapshot
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import Scalar, ScalarRow
 from polchain.training.moments import slowest_decay
 from polchain.training.parts import errors_between, false_row, initial_gap, same_schedule
 from polchain.training.rho import Errors, worst

@@ -22,7 +22,8 @@ from polchain.core.manifest import Snapshot
 from polchain.errors import RecipeError, UsageError
 from polchain.storage.ledger import Ledger
 from polchain.training.dataset import decode_sample
-from polchain.training.session import Session, configure
+from polchain.training.host import configure
+from polchain.training.session import Session
 
 Make = Callable[..., Session]
 DATA = [(torch.tensor([i / 12, 1 - i / 12]), torch.tensor([float(i % 2)])) for i in range(12)]

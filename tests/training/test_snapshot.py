@@ -16,7 +16,8 @@ from polchain.training import snapshot
 from polchain.training.aside import one_thread, settle
 from polchain.training.distance import BLOCK, distance, update_size
 from polchain.training.snapshot import Room, borrow, copy_state, take
-from polchain.training.state import DTYPE_NAMES, TrainingState, tensor_bytes
+from polchain.training.state import TrainingState
+from polchain.training.tensors import DTYPE_NAMES, tensor_bytes
 from tests.training.test_distance import state as state_of
 
 

@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from polchain.core.manifest import AliasRow, Manifest, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import AliasRow, ScalarRow, TensorRow
 from polchain.errors import ManifestError, RecipeError
 from polchain.training.snapshot import take
-from polchain.training.state import DTYPE_NAMES, TrainingState, tensor_bytes, tensor_from
+from polchain.training.state import TrainingState
+from polchain.training.tensors import DTYPE_NAMES, tensor_bytes, tensor_from
 
 CUT, END = 3, 6
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from polchain.core.digest import Digest, blake3
 from polchain.core.encoding import JSON, encode
-from polchain.core.manifest import AliasRow, Manifest, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import AliasRow, ScalarRow, TensorRow
 from polchain.errors import WorkerError
 from polchain.training.snapshot import rehash
 from polchain.training.wire import (

@@ -14,7 +14,8 @@ import torch
 
 from polchain.core.digest import blake3
 from polchain.core.genesis import FileRef, RecipeRef
-from polchain.core.manifest import Manifest, ScalarRow, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import ScalarRow, TensorRow
 from polchain.errors import DatasetError, ManifestError, RecipeError, WorkerError
 from polchain.training import child
 from polchain.training.dataset import Commitment, check_leaves

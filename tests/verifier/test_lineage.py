@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polchain.core.digest import blake3
-from polchain.core.manifest import TensorRow
+from polchain.core.rows import TensorRow
 from polchain.verifier.lineage import StateRows, common_share, descent, row_id
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from polchain.core.digest import blake3
 from polchain.core.genesis import FileRef, RecipeRef
-from polchain.core.manifest import Manifest, Snapshot, TensorRow
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import TensorRow
 from polchain.errors import RecipeError, WorkerError
 from polchain.training.dataset import Commitment
 from polchain.training.fingerprint import Setting

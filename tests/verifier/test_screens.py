@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from polchain.core.claim import Claim, checkpoint_name, manifest_name, write_listing
 from polchain.core.entries import CheckpointEntry, Entry
-from polchain.core.manifest import Manifest, Scalar, ScalarRow, Snapshot
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import Scalar, ScalarRow
 from polchain.storage.checkpoints import CheckpointStore
 from polchain.training.moments import reach
 from polchain.training.snapshot import take

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from polchain.core.claim import Claim
-from polchain.core.manifest import Manifest, Scalar, ScalarRow, Snapshot
+from polchain.core.manifest import Manifest, Snapshot
+from polchain.core.rows import Scalar, ScalarRow
 from polchain.training.fingerprint import Setting, setting_of
 from polchain.training.program import Program
 from polchain.verifier.challenge import draw_challenge

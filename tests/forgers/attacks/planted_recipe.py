@@ -20,7 +20,7 @@ from benchmarks.published_check import weights_of
 from polchain.core import merkle
 from polchain.core.digest import Digest, blake3
 from polchain.core.genesis import DatasetRef, FileRef
-from polchain.training.state import tensor_bytes
+from polchain.training.tensors import tensor_bytes
 from tests.claims import DIGITS
 from tests.forgers.forge import Forgery, Workshop
 
