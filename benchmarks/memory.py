@@ -1,6 +1,6 @@
 """The peak memory of a training with and without recording, in states.
 
-    python -m benchmarks.memory [--megabytes 300] [--rounds 3]
+    python -m benchmarks.memory [--megabytes 300] [--rounds 5]
 
 A recipe with a large state and short steps (benchmarks/recipes/wide.py), so that it is always ahead of its recording,
 in processes that take turns; and the same with a small state, which shows what the program itself takes. Memory is the
@@ -8,13 +8,15 @@ peak of the training process' own (pages of files that are mapped are the kernel
 in another process, which is left out.
 
 Where glibc's heap holds the training's tensors, what is put between them by others scatters them. So all is measured
-twice: with the heap as it is, and with whatever is larger than 64 KiB in pages of its own.
+twice: with the heap as it is, and with whatever is larger than 64 KiB in pages of its own. The first scatters from one
+run to the next, by more than what the recording takes besides its copies; so its standard error is told as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -35,13 +37,19 @@ HEAPS = {"as it is": {}, "apart": {"MALLOC_MMAP_THRESHOLD_": "65536"}}  # bytes
 def measure(heap: str, megabytes: int, rounds: int, folder: Path) -> Result:
     """One row: both peaks, and how many states lie between them, the program apart."""
     row, small = (peaks_of(heap, size, rounds, folder / f"{heap}-{size}") for size in (megabytes, SMALL))
-    states = ((row["on"] - row["off"]) - (small["on"] - small["off"])) / (row["state_bytes"] - small["state_bytes"])
-    program = small["on"] - small["off"] - 2 * small["state_bytes"]
-    return {"heap": heap, **row, "small": small, "program": program, "states": states}
+    more = row["state_bytes"] - small["state_bytes"]
+    return {
+        "heap": heap,
+        **row,
+        "small": small,
+        "program": small["more"] - 2 * small["state_bytes"],
+        "states": (row["more"] - small["more"]) / more,
+        "error": math.hypot(row["error"], small["error"]) / more,
+    }
 
 
 def peaks_of(heap: str, megabytes: int, rounds: int, folder: Path) -> Result:
-    """Peaks with and without recording."""
+    """Peaks with and without recording, and by how many bytes they differ in the rounds, with its standard error."""
     folder.mkdir()
     write_key(folder / "key", PrivateKey.generate(), None)
     peaks: dict[int, list[int]] = {0: [], EVERY: []}
@@ -57,14 +65,16 @@ def peaks_of(heap: str, megabytes: int, rounds: int, folder: Path) -> Result:
                 state = max(path.stat().st_size for path in kept.iterdir())
                 shutil.rmtree(kept)
     off, on = (statistics.median(peaks[every]) for every in (0, EVERY))
-    return {"state_bytes": state, "off": off, "on": on}
+    more = [recorded - plain for recorded, plain in zip(peaks[EVERY], peaks[0], strict=True)]
+    error = statistics.stdev(more) / math.sqrt(rounds)
+    return {"state_bytes": state, "off": off, "on": on, "more": statistics.fmean(more), "error": error}
 
 
 def main() -> None:
     """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     about = machine()
     with tempfile.TemporaryDirectory() as name:
