@@ -10,7 +10,7 @@ NODE_TOOLS := contracts/node_modules/.stamp
 FOUNDRY := 1.7.1
 export PATH := $(CURDIR)/contracts/node_modules/.bin:$(PATH)
 
-# Test workers share the cores, three of them on two, since some tests wait: a thread that spins while it waits starves the others.
+# Test workers share the cores: a thread that spins while it waits starves the others.
 export GOMP_SPINCOUNT ?= 2000
 
 .DEFAULT_GOAL := help
@@ -37,7 +37,7 @@ test: setup ## lint, types, layers and all tests (under 15 minutes on two cores)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict polchain
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 3
+	$(BIN)/pytest -n 2
 
 contract: $(NODE_TOOLS) ## compile the contract, fail on any difference, and run its own tests (needs node)
 	cd contracts && node compile.mjs --check
