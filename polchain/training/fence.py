@@ -217,6 +217,7 @@ def _settle(limits: Limits, keep: Collection[int]) -> None:
         (resource.RLIMIT_FSIZE, limits.file),
         (resource.RLIMIT_CPU, limits.seconds),
         # A quarter more: whoever goes on past the limit is to be counted there, and the whole room ended for it.
+        # Root is exempt, in whatever namespace: then only the count holds.
         (resource.RLIMIT_NPROC, limits.tasks + limits.tasks // 4 if release >= COUNTS_BY_NAMESPACE else 0),
     ):
         if value:
