@@ -142,7 +142,7 @@ def test_a_training_waits_for_a_self_check_that_needs_its_cores(train: Any) -> N
     done = train(checked=True, FIRST=cores(1), AT_FIVE=ask)
     assert done.status == 0, done.output
     assert "checked 2" in done.output, "both segments before step 5 were replayed before it"
-    assert describe(train.folder).held.commits == 4, "segments 1, 2 and 4, and the last"
+    assert describe(train.folder).held.commits >= 4, "segments 1, 2 and 4, and the last; others for room"
 
 
 def test_a_replay_that_never_ends_is_ended(desk: Any) -> None:
