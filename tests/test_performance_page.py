@@ -76,3 +76,13 @@ def test_what_a_commit_costs_is_told_from_a_machine_that_slows_down() -> None:
     assert far == pytest.approx(0.03 * 1.117, rel=0.01)
     with pytest.raises(ValueError, match="took 9"):
         costs({**seen, "behind": [9.0] * 11}, every)
+
+
+@pytest.mark.parametrize(
+    ("states", "error", "said"),
+    [(2.004, 0.0, "**Met**: 2.00"), (2.02, 0.02, "**Too close to tell**: 2.02"), (2.02, 0.001, "**MISSED**: 2.02")],
+)
+def test_memory_is_judged_as_far_as_its_heap_lets_one_see(states: float, error: float, said: str) -> None:
+    peaks = {"state_bytes": 3e8, "off": 6e8, "on": 12e8, "more": 6e8}
+    row = {"heap": "as it is", **peaks, "small": peaks, "program": 4e6, "states": states, "error": error}
+    assert said in report.memory([row])

@@ -5,8 +5,8 @@
 
 There are two rooms for states. One holds the state before until the update is measured; so there are two states in
 memory at most, and a training that is faster than its recording waits for a room, or for a self-check that needs its
-cores. An entry is acknowledged when it is
-durable: what was copied and is not yet appended is lost with the process, and trained again by whoever resumes.
+cores. An entry is acknowledged when it is durable: what was copied and is not yet appended is lost with the process,
+and trained again by whoever resumes.
 """
 
 from __future__ import annotations
