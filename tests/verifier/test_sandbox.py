@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,14 @@ def test_a_recipe_has_no_privileges_and_gets_none(worker: Worker) -> None:
         import subprocess
         inside = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout
         assert "CapEff:\\t0000000000000000" in inside and "CapPrm:\\t0000000000000000" in inside
+        import os
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER, "it runs before others, as its keeper does"
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        except PermissionError:
+            pass
+        else:
+            raise AssertionError("it may run before others")
         """,
     )
 
@@ -263,6 +272,35 @@ def test_a_recipe_that_forks_without_end(worker: Worker) -> None:
     # By name, and not because its time was over.
     with pytest.raises((RecipeError, WorkerError), match=r"processes and threads|BlockingIOError"):
         run(worker, "import os\nwhile True:\n    os.fork()")
+
+
+def test_roots_keeper_counts_before_others_run(worker: Worker) -> None:
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except PermissionError:
+        pytest.skip("only root may run before others")
+    policies: set[int] = set()
+    ended = threading.Event()
+    looking = threading.Thread(target=watch_policies, args=(policies, ended))
+    looking.start()
+    run(worker, "import time\ntime.sleep(0.5)")
+    ended.set()
+    looking.join()
+    assert os.SCHED_FIFO in policies, "whoever counts a fork bomb waits for his turn behind it"
+
+
+def watch_policies(found: set[int], ended: threading.Event) -> None:
+    while not ended.wait(0.05):
+        found.update(policies_below(os.getpid()))
+
+
+def policies_below(process: int) -> Iterator[int]:
+    with suppress(OSError):
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in map(int, children.read_text().split()):
+                yield os.sched_getscheduler(child) & ~os.SCHED_RESET_ON_FORK
+                yield from policies_below(child)
 
 
 def test_a_recipe_that_starts_threads_without_end(worker: Worker) -> None:
