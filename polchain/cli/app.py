@@ -10,9 +10,10 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 import polchain
 from polchain.cli import output
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.code if isinstance(error.code, int) else 0
     except typer.Abort:
         return report(KeyboardInterrupt(), as_json=as_json)
+    except _Interrupted as error:
+        return report(KeyboardInterrupt(*error.args), as_json=as_json)
     except BaseException as error:
         # Typer brought its own copy of click, or uses the installed one: their errors share this method alone.
         if hasattr(error, "format_message"):
@@ -51,10 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+class _Interrupted(Exception):
+    """An interrupt on its way past typer, which would end the process without a word."""
+
+
+class _Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(*error.args) from error
+
+
 def application() -> typer.Typer:
     """The typer application, with every command."""
     app = typer.Typer(
         name="polchain",
+        cls=_Commands,
         help="prove that you trained a model; let a stranger check the proof.",
         add_completion=False,
         pretty_exceptions_enable=False,

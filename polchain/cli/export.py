@@ -55,7 +55,10 @@ def export(
 
     run, out = optional_first(words, ("RUN", "OUT"))
     # The progress line knows its total only once the log was read.
-    with output.Progress("exporting", 0, "states") as progress:
+    with (
+        output.on_interrupt("nothing was written: the same command begins anew"),
+        output.Progress("exporting", 0, "states") as progress,
+    ):
         done = write_claim(
             find_run(run),
             Path(out),

@@ -41,7 +41,8 @@ def report(error: BaseException, *, as_json: bool) -> int:
     if os.environ.get("POLCHAIN_DEBUG"):
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
-        return _say("Interrupted", "interrupted", "", INTERRUPTED, as_json)
+        hint = str(error.args[0]) if error.args else ""  # from `output.on_interrupt`
+        return _say("Interrupted", "interrupted", hint, INTERRUPTED, as_json)
     named = error if isinstance(error, PolchainError) else _named(error)
     if named is not None:
         proof = named.proof if isinstance(named, EquivocationError) else ""

@@ -31,6 +31,7 @@ __all__ = [
     "failure",
     "fields",
     "note",
+    "on_interrupt",
     "prepare",
     "relay",
     "sanitise",
@@ -76,6 +77,15 @@ def relay(text: str) -> None:
 def note(text: str) -> None:
     """Say on stderr what happens meanwhile, one line."""
     _to_stderr(f"{wrapped(f'polchain: {text}', '    ', stream=sys.stderr)}\n")
+
+
+@contextlib.contextmanager
+def on_interrupt(hint: str) -> Iterator[None]:
+    """Whoever interrupts what is done in here is given this hint."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(hint) from error
 
 
 def failure(name: str, message: str, hint: str, exit_code: int, *, as_json: bool, proof: str = "") -> None:

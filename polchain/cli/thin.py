@@ -19,18 +19,19 @@ def register(app: typer.Typer) -> None:
 
 
 def thin(
-    keep_every: Annotated[int, typer.Option("--keep-every", metavar="STEPS", min=1, help="keep a state that often")],
+    keep_every: Annotated[
+        int, typer.Option("--keep-every", metavar="STEPS", min=1, help="keep a state for each so many steps")
+    ],
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="the run's folder", show_default=False)] = None,
     sample: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=1, help="train only N stretches again before, drawn at random", show_default=False
-        ),
+        typer.Option(metavar="N", min=1, help="see that of N stretches alone, drawn at random", show_default=False),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and change nothing")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """remove states that training again gives, after seeing so."""
+    """remove states, once it is seen that training gives them again."""
     from polchain.prover.settings import RunSettings
     from polchain.prover.thinning import thin as remove
     from polchain.storage.runs import find_run
@@ -38,8 +39,12 @@ def thin(
 
     folder = find_run(run)
     where = (data or RunSettings.read(folder).data or data_dir()).resolve()
-    with output.Progress("training again", 0) as progress:
-        done = remove(folder, keep_every, where, sample=sample, on_step=progress.update)
+    with (
+        output.on_interrupt("what is removed can be trained again, the rest is there: the same command goes on"),
+        output.Progress("training again", 0) as progress,
+    ):
+        done = remove(folder, keep_every, where, sample=sample, dry_run=dry_run, on_step=progress.update)
+    steps = output.count(done.steps, "step")
     if done.lost:
         steps = ", ".join(f"{step:,}" for step in done.lost[:6])
         output.note(f"not there, though nothing left them out: the states of steps {steps}; see `polchain fsck`")
@@ -50,20 +55,23 @@ def thin(
             "kept": done.kept,
             "removed": done.removed,
             "replayed": done.replayed,
+            "widest": done.widest,
+            "dry_run": dry_run,
             "freed": done.freed,
             "lost": list(done.lost),
         },
         output.fields(
             [
                 ("run", done.path),
-                ("kept", output.count(done.kept, "state")),
+                ("kept", f"{output.count(done.kept, 'state')}, {output.count(done.widest, 'step')} apart at most"),
                 (
                     "removed",
-                    f"{output.count(done.removed, 'state')}, {output.size(done.freed)}"
+                    f"{'nothing yet: it would be ' if dry_run else ''}{output.count(done.removed, 'state')},"
+                    f" {output.size(done.freed)}"
                     if done.removed
                     else f"nothing: no more than one in {done.every} steps is stored, besides the first and the last",
                 ),
-                ("seen", f"{done.replayed:,} of {output.count(done.steps, 'step')} trained again, to the bit"),
+                *([("seen", f"{done.replayed:,} of {steps} trained again, to the bit")] if done.replayed else []),
             ]
         ),
         as_json=as_json,

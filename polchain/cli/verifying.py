@@ -187,13 +187,11 @@ def _settle_one(
                 progress.begin(what)
             progress.update(done, total)
 
-        try:
+        kept = "with `--resume FILE`, what was replayed is kept for another time"
+        if resume is not None:
+            kept = f"what was replayed is in {resume}: the same command goes on from there"
+        with output.on_interrupt(kept):
             verdict = verify_intact(intact, request, show)
-        except KeyboardInterrupt:
-            if resume is not None:
-                progress.clear()
-                output.note(f"what was replayed is in {resume}: the same command goes on from there")
-            raise
     shown = request.answer.intact if request.answer is not None else intact
     return Settled(options, policy, drawn, verdict, shown)
 

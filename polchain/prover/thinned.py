@@ -1,7 +1,8 @@
 """Fewer states than commits: which of a run's states are stored.
 
     every commit     its entry in the log, its rows in manifests/
-    stored           the tensors of the first state, of the last, and of the first at or after each multiple of M steps
+    stored           the tensors of the first state, of the last, and of the first at or after each multiple of M steps;
+                     afterwards: of the first that is there
     left out         those between: trained again where somebody asks (`thinning`); the log says whether they are right
 
 M may be chosen before (`store_every`) or afterwards (`thin`). Each M that a run was thinned by is in a private note of

@@ -27,7 +27,7 @@ from polchain.errors import (
     StorageError,
     UsageError,
 )
-from polchain.prover.thinned import Thinning, left_out, note_thinning
+from polchain.prover.thinned import is_stored, left_out, note_thinning
 from polchain.storage.checkpoints import CheckpointStore, sync_folder
 from polchain.storage.database import DATABASE
 from polchain.storage.ledger import Ledger
@@ -103,6 +103,7 @@ class Regenerator:
         for at in range(first, last):
             snapshot = self._segment(self.checkpoints[at], self.checkpoints[at + 1], snapshot)
             yield self.checkpoints[at + 1]
+        self.store.get(self.checkpoints[last].state)  # it stays: so it must be whole, too
 
     def _opening(self, number: int) -> tuple[int, Snapshot]:
         """The nearest state that is there, of those up to this one."""
@@ -167,6 +168,7 @@ class Thinned:
         every: the interval, in steps.
         kept, removed: how many states are stored now, and how many were removed.
         replayed: how many steps were trained again first; steps: of how many that now are trained again when needed.
+        widest: the most steps from one state that is stored to the next.
         freed: bytes.
         lost: the steps whose states are not there, though nothing left them out.
     """
@@ -177,6 +179,7 @@ class Thinned:
     removed: int
     replayed: int
     steps: int
+    widest: int
     freed: int
     lost: tuple[int, ...] = ()
 
@@ -187,6 +190,7 @@ def thin(
     data: Path,
     *,
     sample: int | None = None,
+    dry_run: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Thinned:
     """Remove the tensors of states that can be trained again, after it was seen that they can.
@@ -199,7 +203,9 @@ def thin(
         every: the steps from one state that stays to the next.
         data: the folder with the dataset.
         sample: how many stretches to train again, drawn at random; None for all of them. With a sample nothing is
-            removed before all of it was seen, and what was not drawn is trusted to be as the rest.
+            removed before all of it was seen, and what was not drawn is trusted to be as the rest: but the states that
+            stay are read.
+        dry_run: only say what would be removed.
         on_step: called with the steps that were trained again, and of how many.
 
     Raises:
@@ -222,11 +228,12 @@ def thin(
         ledger.check()
         left = left_out(ledger)
         stretches = _stretches([parse_entry(entry) for entry in entries], every, CheckpointStore(run))
-        chosen = stretches
-        if sample is not None and sample < len(stretches):
-            chosen = secrets.SystemRandom().sample(stretches, sample)
+        chosen = [] if dry_run else stretches
+        if sample is not None and sample < len(chosen):
+            chosen = secrets.SystemRandom().sample(chosen, sample)
         total = sum(stretch.steps for stretch in chosen)
-        removed = freed = replayed = 0
+        replayed = freed = 0
+        gone: set[Digest] = set()
         with Regenerator(run, entries, data) as again:
             for stretch in chosen:
                 for entry in again.between(stretch.first, stretch.last):
@@ -236,18 +243,25 @@ def thin(
                 if sample is None:
                     note_thinning(ledger, every)
                     freed += _remove(run, stretch.removed)
-                    removed += len(stretch.removed)
-        if sample is not None:
+                    gone.update(stretch.removed)
+        if dry_run:
+            gone.update(state for stretch in stretches for state in stretch.removed)
+            freed = sum((run / checkpoint_name(state)).stat().st_size for state in gone)
+        elif sample is not None:
+            for number in {number for stretch in stretches for number in (stretch.first, stretch.last)}:
+                again.store.get(again.checkpoints[number].state)
             note_thinning(ledger, every)
             for stretch in stretches:
                 freed += _remove(run, stretch.removed)
-                removed += len(stretch.removed)
+                gone.update(stretch.removed)
         out = left | left_out(ledger)
     store = CheckpointStore(run)
-    there = {entry.state for entry in again.checkpoints if store.has(entry.state)}
-    lost = tuple(entry.step for entry in again.checkpoints if entry.state not in there and entry.state not in out)
+    there = {entry.state for entry in again.checkpoints if store.has(entry.state)} - gone
+    at = [entry.step for entry in again.checkpoints if entry.state in there]
+    widest = max((after - before for before, after in pairwise(at)), default=0)
+    lost = tuple(entry.step for entry in again.checkpoints if entry.state not in there | gone | out.keys())
     steps = sum(stretch.steps for stretch in stretches)
-    return Thinned(run, every, len(there), removed, replayed, steps, freed, lost)
+    return Thinned(run, every, len(there), len(gone), replayed, steps, widest, freed, lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,19 +276,21 @@ class _Stretch:
 
 def _stretches(entries: Sequence[Entry], every: int, store: CheckpointStore) -> list[_Stretch]:
     checkpoints = [entry for entry in entries if isinstance(entry, CheckpointEntry)]
-    out = Thinning((every,)).left_out(entries)
     there = {entry.state for entry in checkpoints if store.has(entry.state)}
-    # The last state stays in a run that goes on, too: it is where it goes on from.
-    last = checkpoints[-1].state if checkpoints else None
-    staying = [
-        number
-        for number, entry in enumerate(checkpoints)
-        if entry.state in there and (entry.state not in out or entry.state == last)
-    ]
+    # Of those that are there, whatever left the others out: or two intervals would leave what is common to both. The
+    # last state stays in a run that goes on, too: it is where it goes on from.
+    stay = {checkpoints[-1].state} if checkpoints else set()
+    before: int | None = None
+    for entry in checkpoints:
+        if entry.state in there:
+            if is_stored(before, entry.step, every):
+                stay.add(entry.state)
+            before = entry.step
     found = []
+    staying = [number for number, entry in enumerate(checkpoints) if entry.state in there and entry.state in stay]
     for first, end in pairwise(staying):
         between = dict.fromkeys(entry.state for entry in checkpoints[first + 1 : end])
-        gone = tuple(state for state in between if state in there and state in out and state != last)
+        gone = tuple(state for state in between if state in there and state not in stay)
         if gone:
             found.append(_Stretch(first, end, checkpoints[end].step - checkpoints[first].step, gone))
     return found

@@ -16,7 +16,7 @@ import pytest
 from polchain.cli.app import main
 from polchain.core.claim import Claim, checkpoint_name
 from polchain.core.entries import CheckpointEntry, parse_entry
-from polchain.errors import MissingFileError, NotReproducedError, RunLockedError, UsageError
+from polchain.errors import ManifestError, MissingFileError, NotReproducedError, RunLockedError, UsageError
 from polchain.prover import fsck, thinning
 from polchain.prover.export import export
 from polchain.prover.status import CHECKED, describe
@@ -112,10 +112,39 @@ def test_a_run_thinned_by_ten_is_an_eighth_and_its_claim_is_the_same(run: Path, 
     assert contents(tmp_path / "thinned") == contents(tmp_path / "whole")
     assert (summary.states, summary.missing) == (21, ())
     assert steps_kept(run) == [0, 20, 40], "a claim puts nothing back"
-    # Thinned again, of what is there.
+    # Thinned again, of what is there: first only asked.
+    asked = thin(run, 40, plain, dry_run=True)
+    assert (asked.removed, asked.kept, asked.widest, asked.replayed) == (1, 2, 40, 0)
+    assert steps_kept(run) == [0, 20, 40]
     assert thin(run, 40, plain).removed == 1
     assert steps_kept(run) == [0, 40]
     assert fsck.check(run).damage == []
+
+
+def test_intervals_that_do_not_divide_each_other_leave_a_state_for_each(run: Path, plain: Path) -> None:
+    assert thin(run, 6, plain).widest == 6
+    assert steps_kept(run) == [0, 6, 12, 18, 24, 30, 36, 40]
+    assert thin(run, 10, plain).widest == 12
+    assert steps_kept(run) == [0, 12, 24, 30, 40]
+    assert thin(run, 10, plain).removed == 0
+    assert fsck.check(run).damage == []
+
+
+@pytest.mark.parametrize("sample", [None, 1])
+@pytest.mark.parametrize("step", [0, 40])
+def test_nothing_is_removed_that_a_damaged_state_is_needed_for(
+    run: Path, plain: Path, sample: int | None, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The sample is the stretch that does not touch it.
+    monkeypatch.setattr("secrets.SystemRandom.sample", lambda _, some, n: [some[1] if step == 0 else some[0]])
+    with Ledger(run) as ledger:
+        entries = [parse_entry(data) for data in ledger.entries()]
+    state = next(e.state for e in entries if isinstance(e, CheckpointEntry) and e.step == step)
+    (run / checkpoint_name(state)).write_bytes(b"")
+    with pytest.raises(ManifestError, match="is 0 bytes"):
+        thin(run, 20, plain, sample=sample)
+    assert steps_kept(run)[-11:] == list(range(20, 41, 2)), "the stretch before the last state is gone"
+    assert step or len(steps_kept(run)) == 21
 
 
 def test_what_cannot_be_trained_again_here_is_not_removed_and_why_is_said(run: Path, tmp_path: Path) -> None:
@@ -137,7 +166,7 @@ def test_a_state_that_was_damaged_on_disk_is_no_state_to_train_on_from(run: Path
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
     with pytest.raises(Exception, match="not the ones that the log commits to"):
         thin(run, 20, plain)
-    assert steps_kept(run) == [0, *range(20, 41, 2)], "the stretch before it was seen to be whole"
+    assert len(steps_kept(run)) == 21, "the stretch before it is gone"
 
 
 def test_a_kill_in_the_middle_loses_nothing(run: Path, plain: Path) -> None:
