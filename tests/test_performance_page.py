@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import chart, common, report, targets
-from benchmarks.steps import costs
+from benchmarks.steps import costs, whole
 
 
 @pytest.mark.parametrize("name", report.PARTS)
@@ -82,6 +82,28 @@ def test_what_a_commit_costs_is_told_from_a_machine_that_slows_down() -> None:
     assert far == pytest.approx(0.03 * 1.117, rel=0.01)
     with pytest.raises(ValueError, match="took 9"):
         costs({**seen, "behind": [9.0] * 11}, every)
+
+
+def test_a_run_loses_what_its_commits_cost_and_all_that_it_waits() -> None:
+    one = {"rate": 0.8, "far": 0.02, "check_seconds": 5.0}
+    assert whole(one, 1000) == pytest.approx(20 / (20 / 0.8 + 5))
+    assert whole({**one, "waited": 15.0}, 1000) == pytest.approx(20 / (20 / 0.8 + 15)), "the waiting is measured"
+    for row in rows_of("steps"):
+        assert {every: whole(one, row["steps"]) for every, one in row["every"].items()} == pytest.approx(
+            {every: one["included"] for every, one in row["every"].items()}
+        )
+
+
+def test_the_page_says_where_the_waiting_itself_was_not_measured() -> None:
+    rows = rows_of("steps")
+    for row in rows:
+        for one in row["every"].values():
+            one["waited"] = 77.0
+    text = report.steps(rows)
+    assert "| 8 | 77 |" in text
+    assert report.NOT_WAITED not in text
+    del rows[0]["every"]["10"]["waited"]
+    assert report.NOT_WAITED in report.steps(rows)
 
 
 @pytest.mark.parametrize(
