@@ -37,8 +37,10 @@ def run(
 
     Returns:
         `spans`, seconds of each step but the first; `beside`, the numbers of those beside a self-check or after one
-        that was waited for; `behind`, seconds from each commit until its entry was durable; `checks` and
-        `check_seconds`; `end`, seconds after the last step; `peak_bytes`.
+        that was waited for; `behind`, seconds from each commit until its entry was durable; `checks`, how many, and
+        `check_seconds`, what they took in the thread that records; `waited`, seconds for which the training stood at
+        its commits until that thread was ready; `end`, seconds after the last step, with whatever it waited for its
+        last commit; `peak_bytes`.
     """
     folder.mkdir()
     environment = {
@@ -87,11 +89,14 @@ def drive(script: str, every: Schedule, steps: int, more: list[str]) -> Result:
         return found
 
     copied: list[float] = []
+    waits: list[float] = []
     copy = Scribe.copy
 
     def copied_one(self: Scribe, *arguments: Any) -> None:
         copied.append(time.perf_counter())
+        before = self.line.held.seconds
         copy(self, *arguments)
+        waits.append(self.line.held.seconds - before)
 
     Ledger.append, Scribe.copy = appended, copied_one  # type: ignore[method-assign]
     peaks = [0]
@@ -116,6 +121,7 @@ def drive(script: str, every: Schedule, steps: int, more: list[str]) -> Result:
         "behind": behind,
         "checks": len(checks),
         "check_seconds": sum(done - begun for begun, done in checks),
+        "waited": sum(waits),
         "end": ended - marks[-1],
         "peak_bytes": peaks[0],
     }

@@ -32,7 +32,7 @@ from polchain.storage.keyfile import write_key
 EVERY = (100, 10)
 WARM = 20
 NEAR = 5  # steps after a commit
-COUNTED = ("checks", "check_seconds", "end", "peak_bytes")
+COUNTED = ("checks", "check_seconds", "waited", "end", "peak_bytes")
 STEPS = 1000
 REPLAYED = 200
 REPLAYS = 9
@@ -63,8 +63,8 @@ def recorded(folder: Path, name: str, rounds: int) -> Result:
     """The example as it is, and recorded, by turns.
 
     `cost` is in seconds of training for each commit, `error` its standard error; `rate` what share of its steps a
-    second a run keeps between self-checks, `included` with them; `beside` the same share, of the run without recording
-    in the same round.
+    second a run keeps, self-checks apart; `included` is that of the whole run, all that it waits for included (see
+    `whole`); `beside` is `rate` once more, from the run without recording in the same round.
     """
     seen: dict[int, list[Result]] = {every: [] for every in (0, *EVERY)}
     for number in range(rounds):
@@ -72,9 +72,8 @@ def recorded(folder: Path, name: str, rounds: int) -> Result:
             one = run(folder / f"{every}-{number}", EXAMPLES[name], every, STEPS)
             beside, counted = set(one["beside"]), range(WARM, STEPS - 1)
             one["step"] = statistics.fmean(one["spans"][step] for step in counted if step not in beside)
-            one["included"] = one["step"] / _mean(one["spans"], counted)
             seen[every].append(one)
-            shown = {what: one[what] for what in ("step", "included", *COUNTED)}
+            shown = {what: one[what] for what in ("step", *COUNTED)}
             print(name, every, shown, file=sys.stderr, flush=True)
     off: Result = {what: _middle(seen[0], what) for what in ("step", "peak_bytes")}
     row: Result = {"example": name, "steps": STEPS, "rounds": rounds, "off": off, "every": {}}
@@ -82,16 +81,30 @@ def recorded(folder: Path, name: str, rounds: int) -> Result:
         taken, far = zip(*(costs(one, every) for one in seen[every]), strict=True)
         all_taken = [cost for one in taken for cost in one]
         cost = statistics.fmean(all_taken)
-        row["every"][str(every)] = {
+        kept: Result = {
             "commits": len(all_taken),
             "cost": cost,
             "error": statistics.stdev(all_taken) / math.sqrt(len(all_taken)),
             "far": statistics.fmean(far),
             "rate": 1 / (1 + cost / (every * statistics.fmean(far))),
             "beside": [off["step"] / on["step"] for on, off in zip(seen[every], seen[0], strict=True)],
-            **{what: _middle(seen[every], what) for what in ("step", "included", *COUNTED)},
+            **{what: _middle(seen[every], what) for what in ("step", *COUNTED)},
         }
+        row["every"][str(every)] = {**kept, "included": whole(kept, STEPS)}
     return row
+
+
+def waited(one: Result) -> float:
+    """Seconds that a recorded run waited for its self-checks, the last included.
+
+    Older results have what the checks took, which is nearly all of it where they share cores with the training.
+    """
+    return float(one.get("waited", one["check_seconds"]))
+
+
+def whole(one: Result, steps: int) -> float:
+    """What share of its steps a second a run keeps from its first step to its last self-check, with all its waiting."""
+    return 1 / (1 / one["rate"] + waited(one) / (steps * one["far"]))
 
 
 def replays(folder: Path, name: str, key: PrivateKey) -> Result:
