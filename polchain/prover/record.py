@@ -68,8 +68,9 @@ def record(
     """
     if parent is not None:
         raise UsageError("a run that continues another one (parent=) is not supported yet")
-    if store_every is not None and store_every < 1:
-        raise UsageError(f"store_every is {store_every}; it is at least 1")
+    if store_every is not None and (type(store_every) is not int or store_every < 1):
+        # What is no int would be stored by as one number and noted as another.
+        raise UsageError(f"store_every is {store_every!r}; it is a whole number of steps, at least 1")
     configuration = configure(steps, batch_size, every, precision)
     child = current_host()
     if child is not None:

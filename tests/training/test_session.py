@@ -20,6 +20,7 @@ from torch.optim import SGD, lr_scheduler
 from polchain.core.entries import CheckpointEntry, Final, parse_entry
 from polchain.core.manifest import Snapshot
 from polchain.errors import RecipeError, UsageError
+from polchain.prover.record import record
 from polchain.storage.ledger import Ledger
 from polchain.training.dataset import decode_sample
 from polchain.training.host import configure
@@ -432,6 +433,13 @@ def test_arguments_out_of_range_are_refused() -> None:
     for arguments, words in cases:
         with pytest.raises(UsageError, match=words):
             configure(*arguments)
+
+
+@pytest.mark.parametrize("value", [0, 2.5, float("nan"), "10", True, torch.tensor(10)])
+def test_states_are_stored_each_whole_number_of_steps(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"store_every is .*; it is a whole number of steps"):
+        record(tmp_path / "run", data=[1.0], batch_size=1, steps=1, store_every=value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "1"])
