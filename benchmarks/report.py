@@ -24,6 +24,8 @@ NOT_WAITED = (
     "yet. Before each check the training also waits until the commit is durable, which is left out here: at most "
     "0.03 s a check in short runs of both examples."
 )
+SECONDS = ("thin_seconds", "again", "export_seconds", "export_thinned_seconds")
+NOT_TIMED = "How long thinning takes, and exporting what was thinned, is not measured in these results yet."
 HEAPS = {"as it is": "the heap as it is", "apart": "tensors in pages of their own"}
 MISSING = "Not measured in this tree yet: `make bench` does it."
 
@@ -167,7 +169,7 @@ def memory(rows: Any) -> str:
 
 def stored(rows: Any) -> str:
     """Bytes."""
-    lines, found = [], []
+    lines, found, note = [], [], ""
     for row in rows:
         name, states, thinned = row["example"], row["states"], row["thinned"]
         factor = row["run"] / thinned["run"]
@@ -183,6 +185,14 @@ def stored(rows: Any) -> str:
             ),
             (f"{name}: its claim", size(thinned["claim"]), size(thinned["claim_thinned"]), ""),
         ]
+        if all(what in thinned for what in SECONDS):
+            thin, again, whole, of_thinned = (number(thinned[what]) for what in SECONDS)
+            lines += [
+                (f"{name}: exporting that claim, s", whole, of_thinned, ""),
+                (f"{name}: thinning, s; each state of it", "", f"{thin}; {again}", ""),
+            ]
+        else:
+            note = f"{NOT_TIMED}\n\n"
     for name in EXAMPLES:
         one = named(rows, "example", name)
         found += [
@@ -195,7 +205,7 @@ def stored(rows: Any) -> str:
             _identical(f"{name}: the thinned run's claim verifies identically", figure(one, "thinned")),
         ]
     head = ["", "polchain, all states", "polchain, thinned by 10", "published scheme (`torch.save` of all states)"]
-    return table(head, lines) + "\n\n" + "\n".join(found)
+    return table(head, lines) + "\n\n" + note + "\n".join(found)
 
 
 def _identical(what: str, thinned: Result | None) -> str:

@@ -5,6 +5,8 @@
 Both examples as they are, committed at each step: what a run takes, and what thinning saves, depends on how many
 commits there are and not on how many steps lie between, for the first state and the last stay. A copy of the run is
 thinned by ten, each stretch trained again first; then the claims of both are exported and verified with the same draw.
+Seconds are of one thinning and of one export of each; `again` is the median of a state of one step that thinning trains
+again: the start of a segment, the step, and the digests that are compared.
 Every file of a run is counted. The published scheme keeps all states, as `torch.save` writes them.
 """
 
@@ -14,8 +16,11 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.common import Result, machine, write
@@ -71,12 +76,21 @@ def thinned(run_folder: Path, key: PrivateKey) -> Result:
     shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("checkpoints"))
     # Of states another name is enough: nobody writes into one.
     shutil.copytree(run_folder / "checkpoints", copy / "checkpoints", copy_function=os.link)
-    done = thin(copy, THINNED_BY, DATA)
+    marks: list[float] = []
+    begun = time.perf_counter()
+    done = thin(copy, THINNED_BY, DATA, on_step=lambda *_: marks.append(time.perf_counter()))
+    seconds = {
+        "thin_seconds": time.perf_counter() - begun,
+        "again": statistics.median(later - sooner for sooner, later in pairwise(marks)),
+    }
     found = {"states": done.kept, "removed": done.removed, "replayed": done.replayed, **_ledger_and_all(copy)}
     seed = bytes(32)
     before, after = (_claimed(folder, key, seed) for folder in (run_folder, copy))
     return {
         **found,
+        **seconds,
+        "export_seconds": before["seconds"],
+        "export_thinned_seconds": after["seconds"],
         "claim": before["bytes"],
         "claim_thinned": after["bytes"],
         "same_claim": before["listing"] == after["listing"],
@@ -94,13 +108,15 @@ def _ledger_and_all(run_folder: Path) -> Result:
 
 
 def _claimed(run_folder: Path, key: PrivateKey, seed: bytes) -> Result:
-    """A run's full claim, and all that a verification says of it but the seconds; the claim is removed again."""
+    """A run's full claim, its export's seconds, and all that a verification says of it but its own; removed again."""
     from polchain.prover.export import export
     from polchain.verifier.policy import Policy
     from polchain.verifier.verify import verify
 
     claim = run_folder.with_name(f"{run_folder.name}-claim")
+    begun = time.perf_counter()
     made = export(run_folder, claim, data=DATA)
+    seconds = time.perf_counter() - begun
     assert made.recipe is not None
     policy = Policy(keys=frozenset({key.public}), recipes=frozenset({made.recipe}))
     verdict = verify(claim, policy, jobs=1, data=DATA, seed=seed)
@@ -112,7 +128,7 @@ def _claimed(run_folder: Path, key: PrivateKey, seed: bytes) -> Result:
     for item in replays:
         assert isinstance(item, dict)
         del item["seconds"]
-    return {"bytes": made.bytes, "listing": listing, "verdict": verdict.outcome.value, "said": said}
+    return {"bytes": made.bytes, "seconds": seconds, "listing": listing, "verdict": verdict.outcome.value, "said": said}
 
 
 def _bytes(folder: Path) -> int:

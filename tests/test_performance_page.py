@@ -197,3 +197,15 @@ def test_a_log_that_grows_faster_than_its_entries_is_seen() -> None:
         assert judged(report.scale(rows))[line] == "MISSED", part
     found = judged(report.scale(rows_of("scale")[:1]))
     assert set(found.values()) == {"Not measured"}, "a thousand entries say nothing about a million"
+
+
+def test_the_page_says_how_long_thinning_takes_or_that_nobody_looked() -> None:
+    rows = rows_of("stored")
+    for row in rows:
+        row["thinned"] |= dict.fromkeys(report.SECONDS, 1.5) | {"export_thinned_seconds": 44.0}
+    text = report.stored(rows)
+    assert "| GPT: exporting that claim, s | 1.5 | 44 |  |" in text
+    assert "| GPT: thinning, s; each state of it |  | 1.5; 1.5 |  |" in text
+    assert report.NOT_TIMED not in text
+    del rows[1]["thinned"]["again"]
+    assert report.NOT_TIMED in report.stored(rows)
