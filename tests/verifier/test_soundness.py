@@ -294,7 +294,7 @@ def test_measured_escapes_of_partial_forgeries_lie_within_the_bound(
                 careless += not drawn & forged
                 escaped += not (drawn | fixed) & forged
             bound = escape_probability(share, draws) if share < 1 else 0.0
-            # Six standard deviations of so many trials: rare escapes are skewed, and the run's key draws anew each time.
+            # Six standard deviations of so many trials: few escapes scatter to one side, and each run has a new key.
             room = 6 * math.sqrt(max(bound * (1 - bound), 1e-4) / trials)
             assert careless / trials <= bound + room, f"{how}, f = {share:.3f}, {draws} draws, without fixed picks"
             assert escaped <= careless, "what is always replayed can only catch more"
