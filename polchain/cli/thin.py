@@ -44,7 +44,7 @@ def thin(
         output.Progress("training again", 0) as progress,
     ):
         done = remove(folder, keep_every, where, sample=sample, dry_run=dry_run, on_step=progress.update)
-    steps = output.count(done.steps, "step")
+    trained = f"{done.replayed:,} of {output.count(done.steps, 'step')} trained again, to the bit"
     if done.lost:
         steps = ", ".join(f"{step:,}" for step in done.lost[:6])
         output.note(f"not there, though nothing left them out: the states of steps {steps}; see `polchain fsck`")
@@ -71,7 +71,7 @@ def thin(
                     if done.removed
                     else f"nothing: no more than one in {done.every} steps is stored, besides the first and the last",
                 ),
-                *([("seen", f"{done.replayed:,} of {steps} trained again, to the bit")] if done.replayed else []),
+                *([("seen", trained)] if done.replayed else []),
             ]
         ),
         as_json=as_json,

@@ -18,6 +18,7 @@ import typer.main
 import polchain
 from polchain import errors
 from polchain.cli import app as cli
+from polchain.cli import output
 from polchain.cli.failures import report
 from polchain.errors import EvidenceError, PolchainError, UnavailableError, UsageError
 from tests.cli.conftest import Done, command
@@ -91,6 +92,19 @@ def test_what_the_system_raises_is_named(
 ) -> None:
     assert report(error, as_json=True) == code
     assert json.loads(capsys.readouterr().out)["error"]["name"] == name
+
+
+def test_an_interrupt_in_a_command_is_said_with_what_helps(
+    monkeypatch: pytest.MonkeyPatch, call: Call, run: Path
+) -> None:
+    def interrupted(path: Path) -> None:
+        with output.on_interrupt("nothing is lost"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("polchain.prover.status.describe", interrupted)
+    done = call("status", run)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.splitlines() == ["polchain: error: interrupted", "polchain: hint: nothing is lost"]
 
 
 def test_a_bug_is_one_line_and_a_hint(monkeypatch: pytest.MonkeyPatch, call: Call, run: Path) -> None:

@@ -328,6 +328,7 @@ def test_thinning_says_what_is_not_there(desk: Desk, capsys: pytest.CaptureFixtu
     assert main(words) == 0
     said = capsys.readouterr()
     assert "the states of steps 20; see `polchain fsck`" in said.err
+    assert "40 of 40 steps trained again, to the bit" in said.out
     assert main(words) == 0
     assert "nothing: no more than one in 10 steps is stored" in capsys.readouterr().out
 
